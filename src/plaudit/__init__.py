@@ -1,3 +1,3 @@
-"""plaudit learns from feedback: it keeps what was said about a model's outputs, improves the model, and proves by how much."""
+"""Learn from feedback: keep what was said about a model's outputs, improve the model with it, prove by how much."""
 
 __version__ = "0.1.0"

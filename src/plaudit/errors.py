@@ -26,6 +26,10 @@ class PolicyError(PlauditError):
     """A model cannot be loaded, or cannot do what was asked of it."""
 
 
+class TrainingError(PlauditError):
+    """Training cannot go on: the loss is no number, or there is nothing to learn from."""
+
+
 class CheckpointError(PlauditError):
     """A checkpoint is missing, damaged, or belongs to another model or configuration."""
 

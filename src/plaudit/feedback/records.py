@@ -122,7 +122,7 @@ class _Addressed(_Value):
     @property
     def text(self) -> str:
         """The content as a person reads it."""
-        return readable(self.content)  # type: ignore[attr-defined,no-any-return]
+        return readable(self.content)  # type: ignore[attr-defined]
 
 
 class Context(_Addressed):
@@ -398,16 +398,7 @@ class Exposure(FeedbackBase):
 
 
 Feedback = Annotated[
-    Comparison
-    | Ranking
-    | Rating
-    | Reaction
-    | Critique
-    | Spans
-    | Edit
-    | Demonstration
-    | Verdict
-    | Exposure,
+    Comparison | Ranking | Rating | Reaction | Critique | Spans | Edit | Demonstration | Verdict | Exposure,
     Field(discriminator="kind"),
 ]
 KINDS: Mapping[str, type[FeedbackBase]] = {

@@ -1,0 +1,126 @@
+"""Commands that train, measure and report."""
+
+from __future__ import annotations
+
+import os
+import sys
+import webbrowser
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.table import Table
+
+from plaudit.errors import CheckpointError
+from plaudit.evaluation.report import RunReport, write_report
+from plaudit.workflows import align as align_workflow
+from plaudit.workflows import evaluate as evaluate_workflow
+from plaudit.workflows import resume as resume_workflow
+from plaudit.workflows import train_reward as train_reward_workflow
+from plaudit.workflows.config import AlignConfig, EvaluateConfig, TrainRewardConfig
+from plaudit.workflows.demo import DemoConfig
+from plaudit.workflows.demo import demo as demo_workflow
+from plaudit.workflows.plan import plan
+
+_out = Console(highlight=False)
+DryRun = Annotated[bool, Parameter(negative="", help="Say what would be done, and check the settings; train nothing.")]
+OpenReport = Annotated[bool, Parameter(name="--open", help="Open the report in a browser at the end.")]
+
+
+def demo(config: Annotated[DemoConfig, Parameter(name="*")] = DemoConfig(), *, open_report: OpenReport = True) -> None:
+    """A small model learns from the feedback of simulated people, and the report shows by how much it got better.
+
+    Nothing is downloaded: the model comes with a package, the questions with plaudit. About 6 minutes on two cores.
+
+    Examples:
+        plaudit demo
+        plaudit demo --run runs/first --seed 1
+    """
+    result = demo_workflow(config)
+    if open_report:
+        _open(result.page)
+
+
+def align(config: Annotated[AlignConfig, Parameter(name="*")], *, dry_run: DryRun = False) -> None:
+    """Improve a model with feedback, and report by how much.
+
+    The feedback's contexts are split: the model learns from one part and is measured on the other, against itself before.
+
+    Examples:
+        plaudit align --model Qwen/Qwen2.5-0.5B-Instruct --feedback feedback.db
+        plaudit align --model ./my-model --feedback pairs.jsonl --dpo.beta 0.05 --training.epochs 2
+        plaudit align --config settings.toml --run runs/second --dry-run
+    """
+    if dry_run:
+        _out.print(plan(config))
+    else:
+        align_workflow(config)
+
+
+def train_reward(config: Annotated[TrainRewardConfig, Parameter(name="*")], *, dry_run: DryRun = False) -> None:
+    """Train a reward model from comparisons, rankings and ratings; it can then judge (`--judge RUN/model`).
+
+    Examples:
+        plaudit train reward --model ./my-model --feedback feedback.db
+        plaudit train reward --model ./my-model --feedback feedback.db --training.patience 3 --training.evaluate-every 20
+    """
+    if dry_run:
+        _out.print(plan(config))
+    else:
+        train_reward_workflow(config)
+
+
+def evaluate(config: Annotated[EvaluateConfig, Parameter(name="*")]) -> None:
+    """Compare two models on held-out contexts: win rate, length-controlled win rate, distance, lengths.
+
+    Examples:
+        plaudit evaluate --model runs/dpo/model --baseline ./my-model --feedback feedback.db --judge runs/dpo/judge/model
+    """
+    evaluate_workflow(config)
+
+
+def resume(run: Path, /) -> None:
+    """Continue a run that was interrupted; the result is that of a run that never was.
+
+    Examples:
+        plaudit resume runs/dpo-20260301-120000
+
+    Args:
+        run: the run's folder.
+    """
+    resume_workflow(run)
+
+
+def report(run: Path, /, *, open_report: OpenReport = True) -> None:
+    """Write a run's report again from its figures (report.json), and open it.
+
+    Args:
+        run: the run's folder.
+    """
+    file = run / "report.json"
+    if not file.is_file():
+        raise CheckpointError(
+            f"{run} holds no report.json; a run writes it at its end. Continue it with: plaudit resume {run}"
+        )
+    page, _ = write_report(RunReport.from_json(file.read_bytes()), run)
+    _out.print(f"Report: {page}")
+    if open_report:
+        _open(page)
+
+
+def methods() -> None:
+    """List the methods and what each learns from."""
+    table = Table("method", "learns from", "paper", box=None, header_style="bold")
+    table.add_row("dpo", "comparisons, rankings, ratings, edits", "Rafailov et al., arXiv 2305.18290")
+    table.add_row("sft", "demonstrations, edits", "supervised fine-tuning")
+    table.add_row("reward", "comparisons with ties and margins, rankings, ratings", "Stiennon et al., arXiv 2009.01325")
+    _out.print(table)
+
+
+def _open(page: Path) -> None:
+    """Open a page where a person sits at the machine."""
+    if sys.stdout.isatty() and (
+        sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    ):
+        webbrowser.open(page.resolve().as_uri())

@@ -1,0 +1,64 @@
+"""Figures with intervals: win rates, preference accuracy and calibration, divergence, lengths, and the report of a run.
+
+What belongs here takes numbers, texts or a judge and returns an `Estimate`; nothing here trains, samples or reads a
+store.
+"""
+
+from plaudit.evaluation.divergence import Divergence, divergence_from_reference
+from plaudit.evaluation.intervals import (
+    Estimate,
+    bootstrap_mean,
+    bootstrap_ratio,
+    paired_difference,
+    permutation_p_value,
+)
+from plaudit.evaluation.length_control import LengthControlledWinRate, length_controlled_win_rate
+from plaudit.evaluation.lengths import (
+    LengthChange,
+    LengthHistogram,
+    length_change,
+    length_histogram,
+    text_lengths,
+)
+from plaudit.evaluation.preference import (
+    ReliabilityBin,
+    brier_score,
+    expected_calibration_error,
+    overconfidence,
+    preference_accuracy,
+    preference_log_loss,
+    reliability_curve,
+)
+from plaudit.evaluation.validation import EvaluationError
+from plaudit.evaluation.win_rate import Judge, Judgements, RewardJudge, from_rewards, judge_both_orders, win_rate
+
+__all__ = [
+    "Divergence",
+    "Estimate",
+    "EvaluationError",
+    "Judge",
+    "Judgements",
+    "LengthChange",
+    "LengthControlledWinRate",
+    "LengthHistogram",
+    "ReliabilityBin",
+    "RewardJudge",
+    "bootstrap_mean",
+    "bootstrap_ratio",
+    "brier_score",
+    "divergence_from_reference",
+    "expected_calibration_error",
+    "from_rewards",
+    "judge_both_orders",
+    "length_change",
+    "length_controlled_win_rate",
+    "length_histogram",
+    "overconfidence",
+    "paired_difference",
+    "permutation_p_value",
+    "preference_accuracy",
+    "preference_log_loss",
+    "reliability_curve",
+    "text_lengths",
+    "win_rate",
+]

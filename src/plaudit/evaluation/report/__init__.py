@@ -1,0 +1,26 @@
+"""The report of a run: its figures, what it learned from, samples and warnings, as a page, as Markdown and as JSON."""
+
+from plaudit.evaluation.report.run_report import (
+    Curve,
+    FeedbackSummary,
+    Row,
+    RunReport,
+    RunWarning,
+    Sample,
+)
+from plaudit.evaluation.report.warnings import WarningThresholds, find_warnings
+from plaudit.evaluation.report.write import render_html, render_markdown, write_report
+
+__all__ = [
+    "Curve",
+    "FeedbackSummary",
+    "Row",
+    "RunReport",
+    "RunWarning",
+    "Sample",
+    "WarningThresholds",
+    "find_warnings",
+    "render_html",
+    "render_markdown",
+    "write_report",
+]

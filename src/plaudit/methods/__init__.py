@@ -1,0 +1,18 @@
+"""Methods: training procedures. Each is a short file with a frozen configuration, what it collects, and its loss."""
+
+from plaudit.methods.dpo import DPO, DPOConfig
+from plaudit.methods.encoding import EncodedPair, encode_demonstrations, encode_pairs
+from plaudit.methods.reward_modelling import RewardConfig, RewardModelling
+from plaudit.methods.sft import SFT, SFTConfig
+
+__all__ = [
+    "DPO",
+    "SFT",
+    "DPOConfig",
+    "EncodedPair",
+    "RewardConfig",
+    "RewardModelling",
+    "SFTConfig",
+    "encode_demonstrations",
+    "encode_pairs",
+]

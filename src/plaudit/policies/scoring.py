@@ -1,0 +1,155 @@
+"""Token log-probabilities of given outputs: logits exist only where a loss reads them, and only a chunk at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from plaudit.policies.base import LogProb
+from plaudit.policies.encoding import Sequence
+
+CHUNK = 1024  # positions whose logits exist at once: 1024 x 50k x 4 bytes = 200 MB
+
+
+@dataclass(frozen=True, slots=True)
+class PaddedBatch:
+    """Sequences side by side, padded on the right, and where their output tokens are predicted."""
+
+    input_ids: Int[Tensor, "N S"]
+    attention_mask: Int[Tensor, "N S"]
+    position_ids: Int[Tensor, "N S"]
+    rows: Int[Tensor, " M"]
+    columns: Int[Tensor, " M"]
+    targets: Int[Tensor, " M"]
+    mask: Bool[Tensor, "N T"]
+
+    @classmethod
+    def of(cls, sequences: Rows[Sequence], *, device: torch.device) -> PaddedBatch:
+        """Pad N sequences. `rows` and `columns` list, output by output, the M positions that predict a masked-in token."""
+        length = max((len(sequence) for sequence in sequences), default=0)
+        steps = max((len(sequence.output) for sequence in sequences), default=0)
+        input_ids = torch.zeros(len(sequences), length, dtype=torch.long)
+        attention_mask = torch.zeros_like(input_ids)
+        mask = torch.zeros(len(sequences), steps, dtype=torch.bool)
+        for row, sequence in enumerate(sequences):
+            input_ids[row, : len(sequence)] = torch.tensor(sequence.context + sequence.output, dtype=torch.long)
+            attention_mask[row, : len(sequence)] = 1
+            mask[row, : len(sequence.output)] = torch.tensor(sequence.mask, dtype=torch.bool)
+        rows, steps_of = mask.nonzero(as_tuple=True)
+        starts = torch.tensor([len(sequence.context) for sequence in sequences], dtype=torch.long)
+        columns = starts[rows] + steps_of - 1
+        targets = input_ids[rows, columns + 1]
+        position_ids = torch.arange(length).expand(len(sequences), -1)
+        return cls(
+            *(part.to(device) for part in (input_ids, attention_mask, position_ids, rows, columns, targets, mask))
+        )
+
+
+class TokenScorer(nn.Module):
+    """A causal language model as a module that returns log-probabilities of given tokens.
+
+    This is what the training loop wraps for several processes; its `forward` is the one way to a gradient.
+    """
+
+    def __init__(self, model: Any, *, compute_dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.model = model
+        self.compute_dtype = compute_dtype
+        self.whole_logits = False
+
+    def forward(self, batch: PaddedBatch) -> Float[Tensor, " M"]:
+        """Log-probability of each target token, in float32, in the order of the batch's positions."""
+        with autocast(self.compute_dtype, batch.input_ids.device):
+            return self._log_prob(batch)
+
+    def _log_prob(self, batch: PaddedBatch) -> Float[Tensor, " M"]:
+        inputs = {
+            "input_ids": batch.input_ids,
+            "attention_mask": batch.attention_mask,
+            "position_ids": batch.position_ids,
+            "use_cache": False,
+        }
+        if self.whole_logits:
+            logits = self.model(**inputs).logits[batch.rows, batch.columns]
+            return _gather_log_prob(logits, batch.targets)
+        model = causal_lm_of(self.model)
+        hidden = decoder_of(model)(**inputs).last_hidden_state[batch.rows, batch.columns]
+        chunks = zip(torch.split(hidden, CHUNK), torch.split(batch.targets, CHUNK), strict=True)
+        parts = [checkpoint(_chunk_log_prob, model, states, targets, use_reentrant=False) for states, targets in chunks]
+        return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
+
+    def next_logits(
+        self,
+        input_ids: Int[Tensor, "N S"],
+        attention_mask: Int[Tensor, "N P"],
+        position_ids: Int[Tensor, "N S"],
+        cache: Any,
+    ) -> tuple[Float[Tensor, "N V"], Any]:
+        """Logits of the token after the last column, and the cache that holds all columns so far."""
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
+        with autocast(self.compute_dtype, input_ids.device):
+            if self.whole_logits:
+                result = self.model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+                return result.logits[:, -1].float(), result.past_key_values
+            model = causal_lm_of(self.model)
+            result = decoder_of(model)(**inputs, past_key_values=cache, use_cache=True)
+            # contiguous: a strided [N, 1, D] slice would send the head through a batched product, many times slower
+            return head_logits(model, result.last_hidden_state[:, -1].contiguous()).float(), result.past_key_values
+
+    def check_head(self, vocabulary: int) -> None:
+        """Compare the chunked head with the model's own logits once; an architecture that differs takes the plain path."""
+        probe = tuple(index % vocabulary for index in (5, 3, 7, 2, 11))
+        device = next(self.model.parameters()).device
+        batch = PaddedBatch.of([Sequence(probe[:2], probe[2:], (True,) * 3)], device=device)
+        with torch.no_grad():
+            chunked = self(batch)
+            self.whole_logits = True
+            plain = self(batch)
+        self.whole_logits = not torch.allclose(chunked, plain, atol=1e-2, rtol=1e-2)
+
+
+def autocast(dtype: torch.dtype, device: torch.device) -> torch.autocast:
+    """Matrix products in `dtype`; in float32, nothing changes."""
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
+def padded_log_prob(values: Float[Tensor, " M"], batch: PaddedBatch) -> LogProb:
+    """Scatter the log-probabilities of a batch's positions into rows of steps."""
+    per_step = torch.zeros(batch.mask.shape, dtype=values.dtype, device=values.device)
+    return LogProb(per_step.masked_scatter(batch.mask, values), batch.mask)
+
+
+def causal_lm_of(model: Any) -> Any:
+    """The transformers model inside a peft model, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def decoder_of(model: Any) -> Any:
+    """The trunk of a transformers causal LM: everything but the head."""
+    return getattr(model, model.base_model_prefix)
+
+
+def head_logits(model: Any, hidden: Float[Tensor, "M D"]) -> Float[Tensor, "M V"]:
+    """The head of a transformers causal LM with the scalings that some families put after it."""
+    logits: Tensor = model.get_output_embeddings()(hidden)
+    config = model.config
+    scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+    if scale != 1.0:
+        logits = logits * scale
+    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
+        logits = cap * torch.tanh(logits / cap)
+    return logits
+
+
+def _chunk_log_prob(model: Any, hidden: Float[Tensor, "M D"], targets: Int[Tensor, " M"]) -> Float[Tensor, " M"]:
+    return _gather_log_prob(head_logits(model, hidden), targets)
+
+
+def _gather_log_prob(logits: Float[Tensor, "M V"], targets: Int[Tensor, " M"]) -> Float[Tensor, " M"]:
+    return -nn.functional.cross_entropy(logits.float(), targets, reduction="none")

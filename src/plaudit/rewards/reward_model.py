@@ -1,0 +1,234 @@
+"""A learned reward: a language model's trunk with a linear head at the last token, on a trunk of its own or the policy's."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from plaudit.errors import CheckpointError, PolicyError, require
+from plaudit.feedback.records import Context, Output
+from plaudit.policies.base import by_length
+from plaudit.policies.causal_lm import CausalLM
+from plaudit.policies.encoding import Encoder, Sequence
+from plaudit.policies.loading import DType, LoRA, fast_dtype, load_model
+from plaudit.policies.scoring import PaddedBatch, autocast, causal_lm_of, decoder_of
+
+ADAPTER = "reward"
+
+
+@dataclass(frozen=True, slots=True)
+class Reward:
+    """Rewards of N outputs; up is better. `per_step` is None for a reward that is given once, at the end."""
+
+    value: Float[Tensor, " N"]
+    per_step: Float[Tensor, "N T"] | None = None
+
+
+class RewardScorer(nn.Module):
+    """The trunk's hidden state at the last token through a linear head: one number per sequence."""
+
+    def __init__(self, model: Any, *, compute_dtype: torch.dtype, generator: torch.Generator) -> None:
+        super().__init__()
+        self.model = model
+        self.compute_dtype = compute_dtype
+        width = causal_lm_of(model).config.hidden_size
+        self.head = nn.Linear(width, 1, bias=False)
+        # std 1 / sqrt(width + 1), as in the N+ implementation details: rewards start near 0 with a spread below 1
+        nn.init.normal_(self.head.weight, std=(width + 1) ** -0.5, generator=generator)
+
+    def forward(self, batch: PaddedBatch) -> Float[Tensor, " N"]:
+        """Reward of each sequence, float32."""
+        with autocast(self.compute_dtype, batch.input_ids.device):
+            hidden = decoder_of(causal_lm_of(self.model))(
+                input_ids=batch.input_ids,
+                attention_mask=batch.attention_mask,
+                position_ids=batch.position_ids,
+                use_cache=False,
+            ).last_hidden_state
+        last = batch.attention_mask.sum(-1) - 1
+        states = hidden[torch.arange(len(last), device=hidden.device), last].float()
+        rewards: Tensor = self.head(states)
+        return rewards.squeeze(-1)
+
+
+class RewardModel:
+    """Scores outputs with one number each; trained by `plaudit.methods.RewardModelling`.
+
+    Attributes:
+        scorer: the module that the training loop trains.
+        offset: subtracted from every reward, so that reference outputs have mean reward 0 (see `normalise`).
+        trained_on: what is known of its training, for reports: held-out accuracy and the like.
+    """
+
+    def __init__(self, scorer: RewardScorer, encoder: Encoder, *, base: str) -> None:
+        self.scorer: nn.Module = scorer
+        self.encoder = encoder
+        self.base = base
+        self.offset = 0.0
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path,
+        *,
+        lora: LoRA | None = None,
+        dtype: DType = "auto",
+        device: str | torch.device | None = None,
+        max_context_tokens: int = 1024,
+        max_output_tokens: int = 1024,
+        seed: int = 0,
+    ) -> RewardModel:
+        """A fresh reward model on a trunk of its own, or, where `source` is a folder that `save` wrote, that one.
+
+        The arguments are those of `CausalLM.load`; a saved reward model brings its own LoRA setting and limits.
+
+        Raises:
+            PolicyError: the trunk cannot be loaded.
+            CheckpointError: the folder holds a reward model that is damaged.
+        """
+        folder = Path(source).expanduser()
+        if (folder / "reward.json").is_file():
+            return _restore(folder, dtype=dtype, device=device)
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        compute_dtype = fast_dtype(place) if dtype == "auto" else getattr(torch, dtype)
+        model, tokenizer = load_model(source, dtype=compute_dtype if lora else torch.float32)
+        if lora is not None:
+            peft = require("peft", extra="lm")
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                model = peft.get_peft_model(model, lora.peft_config(), adapter_name=ADAPTER)
+        else:
+            _freeze_untied_head(model)
+        encoder = Encoder(tokenizer, max_context_tokens=max_context_tokens, max_output_tokens=max_output_tokens)
+        generator = torch.Generator().manual_seed(seed)
+        scorer = RewardScorer(model.eval(), compute_dtype=compute_dtype, generator=generator).to(place)
+        return cls(scorer, encoder, base=str(source))
+
+    @classmethod
+    def on(cls, policy: CausalLM, lora: LoRA, *, seed: int = 0) -> RewardModel:
+        """A fresh reward model on the policy's trunk: adapters and a head of its own over the same frozen weights.
+
+        Raises:
+            PolicyError: the policy has no adapters, so training it would move the trunk below the reward.
+        """
+        if not policy.has_adapters:
+            raise PolicyError(
+                "A reward model can share the trunk of a policy with LoRA only; give it a trunk of its own."
+            )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            policy.model.add_adapter(ADAPTER, lora.peft_config())
+        generator = torch.Generator().manual_seed(seed)
+        scorer = RewardScorer(policy.model, compute_dtype=policy.compute_dtype, generator=generator)
+        return cls(scorer.to(policy.device), policy.encoder, base=policy.name)
+
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        """Inside, a shared trunk answers with the reward's adapters, and these are what is trained."""
+        model = self._scorer.model
+        others = [] if not hasattr(model, "active_adapter") else [model.active_adapter]
+        if not others or others == [ADAPTER]:
+            yield
+            return
+        model.set_adapter(ADAPTER)
+        try:
+            yield
+        finally:
+            model.set_adapter(others[0])
+
+    def reward(self, contexts: Rows[Context], outputs: Rows[Output], *, batch_size: int = 32) -> Reward:
+        """Rewards of N outputs given their N contexts; no gradient."""
+        sequences = [self.encoder.sequence(context, output) for context, output in zip(contexts, outputs, strict=True)]
+        return Reward(self.reward_of(sequences, batch_size=batch_size))
+
+    @torch.no_grad()
+    def reward_of(
+        self, sequences: Rows[Sequence], *, batch_size: int = 32, progress: Callable[[int], None] | None = None
+    ) -> Float[Tensor, " N"]:
+        """The same of outputs that are token ids already."""
+        values = torch.empty(len(sequences))
+        with self.active():
+            for indices in by_length([len(sequence) for sequence in sequences], batch_size):
+                values[indices] = self.raw([sequences[index] for index in indices]).cpu()
+                if progress:
+                    progress(len(indices))
+        return values - self.offset
+
+    def raw(self, sequences: Rows[Sequence]) -> Float[Tensor, " N"]:
+        """Rewards before the offset, in one forward pass, with gradients where they are enabled."""
+        device = self._scorer.head.weight.device
+        rewards: Tensor = self.scorer(PaddedBatch.of(sequences, device=device))
+        return rewards
+
+    def normalise(self, sequences: Rows[Sequence]) -> None:
+        """Shift rewards so that these reference outputs have mean 0 (Stiennon et al., arXiv 2009.01325, section 3.4)."""
+        self.offset += float(self.reward_of(sequences).mean())
+
+    def save(self, folder: Path) -> None:
+        """Write trunk or adapters, head, tokenizer and offset."""
+        folder.mkdir(parents=True, exist_ok=True)
+        model = self._scorer.model
+        if hasattr(model, "peft_config"):
+            model.save_pretrained(folder, selected_adapters=[ADAPTER])
+        else:
+            model.save_pretrained(folder / "trunk")
+        self.encoder.tokenizer.save_pretrained(folder)
+        save_file({"weight": self._scorer.head.weight.detach().cpu().contiguous()}, folder / "head.safetensors")
+        settings = {
+            "base": self.base,
+            "offset": self.offset,
+            "adapters": hasattr(model, "peft_config"),
+            "max_context_tokens": self.encoder.max_context_tokens,
+            "max_output_tokens": self.encoder.max_output_tokens,
+        }
+        (folder / "reward.json").write_text(json.dumps(settings, indent=2) + "\n")
+
+    @property
+    def _scorer(self) -> Any:
+        return getattr(self.scorer, "module", self.scorer)
+
+
+def _restore(folder: Path, *, dtype: DType, device: str | torch.device | None) -> RewardModel:
+    try:
+        settings = json.loads((folder / "reward.json").read_text())
+        head = load_file(folder / "head.safetensors")["weight"]
+        limits = {key: settings[key] for key in ("max_context_tokens", "max_output_tokens")}
+        adapters, offset, base = settings["adapters"], float(settings["offset"]), settings["base"]
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise CheckpointError(f"The reward model in {folder} is damaged: {error}") from error
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    compute_dtype = fast_dtype(place) if dtype == "auto" else getattr(torch, dtype)
+    model, _ = load_model(base if adapters else folder / "trunk", dtype=compute_dtype if adapters else torch.float32)
+    tokenizer = require("transformers", extra="lm").AutoTokenizer.from_pretrained(folder)
+    if adapters:
+        peft = require("peft", extra="lm")
+        model = peft.PeftModel.from_pretrained(model, folder / ADAPTER, adapter_name=ADAPTER, is_trainable=True)
+    scorer = RewardScorer(model.eval(), compute_dtype=compute_dtype, generator=torch.Generator())
+    if head.shape != scorer.head.weight.shape:
+        raise CheckpointError(
+            f"The reward model in {folder} has a head of shape {tuple(head.shape)}, "
+            f"its trunk {base} needs {tuple(scorer.head.weight.shape)}."
+        )
+    with torch.no_grad():
+        scorer.head.weight.copy_(head)
+    reward = RewardModel(scorer.to(place), Encoder(tokenizer, **limits), base=base)
+    reward.offset = offset
+    return reward
+
+
+def _freeze_untied_head(model: Any) -> None:
+    """The vocabulary's head is not used; where it is no twin of the embeddings it must not wait for a gradient."""
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is not None and head.weight is not embeddings.weight:
+        head.weight.requires_grad_(False)

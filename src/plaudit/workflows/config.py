@@ -1,0 +1,201 @@
+"""The workflows' configurations: the same field names on the command line, in a TOML file and in a run's folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from plaudit.methods import DPOConfig, RewardConfig, SFTConfig
+from plaudit.policies import LoRA, Sampling
+from plaudit.policies.loading import DType
+from plaudit.training import TrainingConfig
+from plaudit.training.config import check, from_mapping
+
+ConfigT = TypeVar("ConfigT")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """How the model is compared with where it started.
+
+    Attributes:
+        contexts: held-out contexts to sample answers to; 0 skips sampling and everything that needs it.
+        outputs_per_context: answers to each, before and after.
+        max_new_tokens: length limit of an answer, in tokens.
+        temperature: of sampling; 1 samples from the model itself.
+        top_p: smallest set of tokens with this probability is sampled from.
+        batch_size: answers sampled side by side.
+    """
+
+    contexts: int = 64
+    outputs_per_context: int = 1
+    max_new_tokens: int = 256
+    temperature: float = 1.0
+    top_p: float = 1.0
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        check(self, "contexts", self.contexts >= 0, "a whole number >= 0")
+        for name in ("outputs_per_context", "batch_size"):
+            check(self, name, getattr(self, name) >= 1, "a whole number >= 1")
+        _ = self.sampling
+
+    @property
+    def sampling(self) -> Sampling:
+        """The sampler's settings."""
+        return Sampling(max_new_tokens=self.max_new_tokens, temperature=self.temperature, top_p=self.top_p)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Which model, and how it is held in memory.
+
+    Attributes:
+        model: a folder in the transformers format, a .gguf file, a name on the Hugging Face hub, or
+            smollm2-135m-instruct, the quickstart's model.
+        feedback: a feedback store (a path or a postgresql:// URL), or a file of feedback in any format that
+            `plaudit import` reads.
+        run: folder of the run; by default a new one in runs/.
+        format: the feedback file's format, where it cannot be told from its columns.
+        aspect: learn from what was said about this aspect only.
+        held_out: share of the contexts kept aside to measure with.
+        dtype: type of matrix products; auto is bfloat16 where the hardware multiplies it natively.
+        device: cpu, cuda, cuda:1, ...; by default the GPU where there is one.
+        max_context_tokens: longer contexts lose their beginning.
+        max_output_tokens: longer outputs lose their end.
+        gradient_checkpointing: less memory for a third more time.
+        lora: adapters' settings.
+        full: train all weights instead of adapters.
+    """
+
+    model: str
+    feedback: str
+    run: Path | None = None
+    format: str | None = None
+    aspect: str | None = None
+    held_out: float = 0.1
+    dtype: DType = "auto"
+    device: str | None = None
+    max_context_tokens: int = 1024
+    max_output_tokens: int = 512
+    gradient_checkpointing: bool = False
+    lora: LoRA = LoRA()
+    full: bool = False
+
+    def __post_init__(self) -> None:
+        check(self, "held_out", 0 <= self.held_out < 1, "a share in [0, 1)")
+        for name in ("max_context_tokens", "max_output_tokens"):
+            check(self, name, getattr(self, name) >= 1, "a whole number >= 1")
+
+    @property
+    def adapters(self) -> LoRA | None:
+        """The adapters to train, or None for all weights."""
+        return None if self.full else self.lora
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """What `CausalLM.load` and `RewardModel.load` are told."""
+        return {
+            "lora": self.adapters,
+            "dtype": self.dtype,
+            "device": self.device,
+            "max_context_tokens": self.max_context_tokens,
+            "max_output_tokens": self.max_output_tokens,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRewardConfig(ModelConfig):
+    """Settings of training a reward model.
+
+    Attributes:
+        ties: what to do with comparisons that ended in a tie: leave them out, or learn that the rewards are alike.
+        training: the training loop.
+        reward: the objective.
+    """
+
+    ties: Literal["drop", "keep"] = "keep"
+    training: TrainingConfig = TrainingConfig()
+    reward: RewardConfig = RewardConfig()
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignConfig(ModelConfig):
+    """Settings of aligning a model with feedback.
+
+    Attributes:
+        method: how the model learns; see `plaudit methods`.
+        judge: who compares the answers before and after: train (a reward model, on the same feedback), none, or the
+            folder of a reward model.
+        training: the training loop.
+        judge_training: the training loop of the judge, where it is trained.
+        dpo: settings of the method dpo.
+        sft: settings of the method sft.
+        evaluation: how the model is compared with where it started.
+    """
+
+    method: Literal["dpo", "sft"] = "dpo"
+    judge: str = "train"
+    training: TrainingConfig = TrainingConfig()
+    judge_training: TrainingConfig = TrainingConfig()
+    dpo: DPOConfig = DPOConfig()
+    sft: SFTConfig = SFTConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Settings of comparing two models on the contexts of a feedback store.
+
+    Attributes:
+        model: the model to look at; the model/ folder of a run, or anything `plaudit align` takes as a model.
+        baseline: the model to compare it with.
+        feedback: a feedback store or file; its contexts are asked, its comparisons test the judge.
+        judge: folder of the reward model that compares the answers, such as RUN/judge/model.
+        run: where the report goes; by default a new folder in runs/.
+        format: the feedback file's format, where it cannot be told from its columns.
+        held_out: share of the contexts to use; the same share and seed as in training picks the ones not trained on.
+        dtype: type of matrix products.
+        device: cpu, cuda, ...
+        seed: of the choice of contexts, of sampling and of the intervals.
+        evaluation: how the models are compared.
+    """
+
+    model: str
+    baseline: str
+    feedback: str
+    judge: str
+    run: Path | None = None
+    format: str | None = None
+    held_out: float = 0.1
+    dtype: DType = "auto"
+    device: str | None = None
+    seed: int = 0
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        check(self, "held_out", 0 < self.held_out <= 1, "a share in (0, 1]")
+
+
+def to_mapping(config: Any) -> dict[str, Any]:
+    """A configuration as plain values, as a run's config.toml holds it."""
+    values = dataclasses.asdict(config)
+    values["run"] = None if values.get("run") is None else str(values["run"])
+    return values
+
+
+def read_config(kind: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
+    """The configuration that `to_mapping` gave; sections become their own dataclasses."""
+    plain = dict(values)
+    for item in dataclasses.fields(kind):  # type: ignore[arg-type]
+        default = item.default if item.default is not dataclasses.MISSING else None
+        if default is None and item.default_factory is not dataclasses.MISSING:
+            default = item.default_factory()
+        if dataclasses.is_dataclass(default) and isinstance(plain.get(item.name), Mapping):
+            plain[item.name] = from_mapping(type(default), plain[item.name])
+    if plain.get("run") is not None:
+        plain["run"] = Path(plain["run"])
+    return from_mapping(kind, plain)

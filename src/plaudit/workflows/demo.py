@@ -1,0 +1,116 @@
+"""The main job on a machine of one's own: a small model learns from simulated people to answer in plain language.
+
+The people's true utility can be measured (see `plaudit.testbeds.plain_language`), so the report shows whether the model got
+better at what they want, and not only at what they said.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from plaudit.feedback.records import Comparison, Output
+from plaudit.feedback.store import FeedbackStore
+from plaudit.methods import DPOConfig
+from plaudit.policies import QUICKSTART_MODEL, CausalLM, LoRA
+from plaudit.progress import console
+from plaudit.testbeds import plain_language
+from plaudit.training import RunFolder, TrainingConfig
+from plaudit.training.config import check
+from plaudit.workflows.align import AlignResult, align
+from plaudit.workflows.answers import kept_answers
+from plaudit.workflows.config import AlignConfig, EvaluationConfig, to_mapping
+from plaudit.workflows.feedback_data import new_run_folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """Settings of the demo.
+
+    Attributes:
+        run: folder of the run; by default a new one in runs/.
+        model: the model to improve.
+        contexts: questions to sample answers to and to collect feedback on, at most 196.
+        outputs_per_context: answers to each question; every two of them are compared.
+        held_out_contexts: questions to measure with, at most 64; none of them is learned from.
+        seed: of every random choice.
+        device: cpu, cuda, ...; by default the GPU where there is one.
+    """
+
+    run: Path | None = None
+    model: str = QUICKSTART_MODEL
+    contexts: int = 128
+    outputs_per_context: int = 4
+    held_out_contexts: int = 64
+    seed: int = 0
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        check(self, "contexts", 10 <= self.contexts <= 196, "a whole number from 10 to 196")
+        check(self, "outputs_per_context", self.outputs_per_context >= 2, "a whole number >= 2")
+        check(self, "held_out_contexts", 4 <= self.held_out_contexts <= 64, "a whole number from 4 to 64")
+
+
+SAMPLING = EvaluationConfig(outputs_per_context=2, max_new_tokens=64, batch_size=128)
+
+
+def demo(config: DemoConfig, *, resuming: bool = False) -> AlignResult:
+    """Sample, judge, store, learn, measure; the report is ``RUN/dpo/report.html``."""
+    started = time.perf_counter()
+    config = replace(config, run=config.run or new_run_folder("demo"))
+    assert config.run is not None
+    run = (
+        RunFolder.open(config.run)
+        if resuming
+        else RunFolder.create(config.run, {"workflow": "demo", **to_mapping(config)})
+    )
+    settings = align_settings(config)
+    console.print(
+        f"[bold]{config.model} learns from the feedback of simulated people to answer in plain language.[/bold]\n"
+        f"Everything goes into {config.run}. This takes about 6 minutes on two cores."
+    )
+    console.print(f"Loading {config.model} ...")
+    policy = CausalLM.load(config.model, **settings.loading, seed=config.seed)
+    contexts = plain_language.contexts("train")[: config.contexts]
+    sampling = replace(SAMPLING, outputs_per_context=config.outputs_per_context)
+    answers = kept_answers("to_judge", run, policy, contexts, sampling, seed=config.seed)
+    records: list[Comparison] = []
+    pool = plain_language.annotators()
+    for context, samples in zip(contexts, answers, strict=True):
+        outputs: list[Output] = [policy.output(sample, sampling.sampling) for sample in samples]
+        for number, (a, b) in enumerate(itertools.combinations(outputs, 2)):
+            records.append(pool.compare(context, a, b, seed=config.seed * 1000 + number))
+    with FeedbackStore.open(settings.feedback) as store:
+        stored = store.add(records)
+    console.print(f"{len(stored)} comparisons by {len(pool.annotators)} simulated people lie in {settings.feedback}.")
+    assert settings.run is not None
+    result = align(
+        settings,
+        resuming=(settings.run / "config.toml").is_file(),
+        policy=policy,
+        utility=plain_language.utility,
+        contexts=plain_language.contexts("held_out")[: config.held_out_contexts],
+    )
+    console.print(f"Done in {(time.perf_counter() - started) / 60:.1f} minutes.")
+    return result
+
+
+def align_settings(config: DemoConfig) -> AlignConfig:
+    """The settings that the demo aligns with."""
+    assert config.run is not None
+    training = TrainingConfig(batch_size=16, micro_batch_size=8, checkpoint_every=10, seed=config.seed)
+    return AlignConfig(
+        model=config.model,
+        feedback=str(config.run / "feedback.db"),
+        run=config.run / "dpo",
+        device=config.device,
+        max_context_tokens=128,
+        max_output_tokens=128,
+        lora=LoRA(rank=16, alpha=32.0),
+        training=replace(training, learning_rate=5e-4, max_steps=24),
+        judge_training=replace(training, learning_rate=5e-4, max_steps=24),
+        dpo=DPOConfig(beta=0.1),
+        evaluation=replace(SAMPLING, contexts=config.held_out_contexts),
+    )

@@ -1,0 +1,230 @@
+"""The figures of a run, each with its interval: what a judge is worth, and how the answers changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from plaudit.evaluation import (
+    Divergence,
+    Estimate,
+    LengthChange,
+    LengthControlledWinRate,
+    LengthHistogram,
+    ReliabilityBin,
+    RewardJudge,
+    divergence_from_reference,
+    expected_calibration_error,
+    from_rewards,
+    judge_both_orders,
+    length_change,
+    length_controlled_win_rate,
+    length_histogram,
+    overconfidence,
+    paired_difference,
+    preference_accuracy,
+    reliability_curve,
+    win_rate,
+)
+from plaudit.evaluation.report import FeedbackSummary, Row, RunWarning, find_warnings
+from plaudit.feedback.records import Context
+from plaudit.policies import Sample
+
+Utility = Callable[[Context, str], float]
+
+
+@dataclass(frozen=True)
+class JudgeQuality:
+    """How well a reward model predicts comparisons that it has not seen."""
+
+    accuracy: Estimate
+    calibration_error: Estimate
+    overconfidence: Estimate
+    reliability: tuple[ReliabilityBin, ...]
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The figures for a report."""
+        return (
+            Row(
+                "Reward model: held-out accuracy",
+                self.accuracy,
+                "up",
+                None,
+                f"Share of {self.accuracy.n} held-out comparisons whose winner gets the higher reward; chance is 50 %.",
+            ),
+            Row(
+                "Reward model: calibration error",
+                self.calibration_error,
+                "down",
+                None,
+                "Mean gap between the reward model's confidence and how often it is right, on the same comparisons.",
+            ),
+        )
+
+    def warnings(self, feedback: FeedbackSummary) -> tuple[RunWarning, ...]:
+        """What to know before the figures are believed."""
+        return find_warnings(headline=self.rows, feedback=feedback, overconfidence=self.overconfidence)
+
+
+def judge_quality(
+    difference: np.ndarray, clusters: Sequence[Hashable], *, generator: np.random.Generator
+) -> JudgeQuality:
+    """From reward differences, chosen minus rejected, of held-out pairs, grouped by context."""
+    return JudgeQuality(
+        preference_accuracy(difference, generator=generator, clusters=clusters),
+        expected_calibration_error(difference, generator=generator, clusters=clusters),
+        overconfidence(difference, generator=generator, clusters=clusters),
+        reliability_curve(difference, generator=generator, clusters=clusters),
+    )
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers to the same contexts before and after: m contexts with n answers each, paired in order."""
+
+    contexts: tuple[Context, ...]
+    before: tuple[tuple[Sample, ...], ...]
+    after: tuple[tuple[Sample, ...], ...]
+
+    @property
+    def rows(self) -> list[tuple[Context, Sample, Sample]]:
+        """One (context, before, after) for each pair of answers."""
+        return [
+            (context, first, second)
+            for context, befores, afters in zip(self.contexts, self.before, self.after, strict=True)
+            for first, second in zip(befores, afters, strict=True)
+        ]
+
+    @property
+    def clusters(self) -> list[str]:
+        """The context that each pair of answers belongs to."""
+        return [context.digest for context, _, _ in self.rows]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How the answers changed; what could not be measured is None."""
+
+    utility: Row | None
+    reward_change: Estimate | None
+    win_rate: Row | None
+    length_controlled: LengthControlledWinRate | None
+    divergence: Divergence | None
+    lengths: LengthChange
+    histogram: LengthHistogram
+    before_scores: tuple[float, ...] | None
+    after_scores: tuple[float, ...] | None
+    score_name: str
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The figures for a report, the most telling first."""
+        found = [self.utility, self.win_rate]
+        if self.length_controlled is not None:
+            found.append(
+                Row(
+                    "Length-controlled win rate",
+                    self.length_controlled.estimate,
+                    "up",
+                    0.5,
+                    "The win rate that the judge would give if both models' answers were equally long (AlpacaEval 2).",
+                )
+            )
+        if self.divergence is not None:
+            found.append(
+                Row(
+                    "Distance from the reference",
+                    self.divergence.k1,
+                    None,
+                    None,
+                    "KL divergence from the model before, per answer, estimated on the new model's own answers.",
+                )
+            )
+        found.append(
+            Row(
+                "Length of answers, change",
+                self.lengths.difference,
+                None,
+                0.0,
+                f"From {self.lengths.before} to {self.lengths.after}.",
+            )
+        )
+        return tuple(row for row in found if row is not None)
+
+
+def compare_answers(
+    answers: Answers,
+    *,
+    rewards: tuple[Sequence[float], Sequence[float]] | None,
+    log_ratios: Sequence[float] | None,
+    utility: Utility | None,
+    generator: np.random.Generator,
+) -> Comparison:
+    """Measure how answers changed.
+
+    Args:
+        answers: before and after.
+        rewards: the judge's rewards of the answers before and after, in the order of `Answers.rows`; None without a judge.
+        log_ratios: log π - log π_ref of each answer after, summed over its tokens, nats.
+        utility: the true worth of an answer, where it is known.
+        generator: of the intervals.
+    """
+    rows, clusters = answers.rows, answers.clusters
+    n = len(rows)
+    before_tokens = [len(first.token_ids) for _, first, _ in rows]
+    after_tokens = [len(second.token_ids) for _, _, second in rows]
+    truth = None
+    scores: tuple[Sequence[float], Sequence[float]] | None = rewards
+    if utility is not None:
+        scores = (
+            [utility(context, first.text) for context, first, _ in rows],
+            [utility(context, second.text) for context, _, second in rows],
+        )
+        gain = paired_difference(scores[1], scores[0], generator=generator, clusters=clusters)
+        truth = Row(
+            "True utility, gain",
+            gain,
+            "up",
+            0.0,
+            f"What the annotators cannot see and the answers are worth, after minus before, on {len(answers.contexts)} "
+            f"held-out contexts: {np.mean(scores[0]):.3f} to {np.mean(scores[1]):.3f} on a scale from 0 to 1.",
+        )
+    won = controlled = change = None
+    if rewards is not None:
+        before, after = rewards
+        judge: RewardJudge[int, float] = from_rewards(lambda _, values: values)
+        judgements = judge_both_orders(judge, range(n), after, before)
+        rate = win_rate(judgements, generator=generator, clusters=clusters)
+        won = Row(
+            "Win rate against the model before",
+            rate,
+            "up",
+            0.5,
+            f"Share of {n} pairs of answers in which the judge gives the new model's the higher reward; ties count half.",
+        )
+        characters = [[len(sample.text) for sample in side] for side in zip(*[(b, a) for _, b, a in rows], strict=True)]
+        if len(set(clusters)) > 2:
+            controlled = length_controlled_win_rate(
+                judgements, characters[1], characters[0], generator=generator, clusters=clusters
+            )
+        change = paired_difference(after, before, generator=generator, clusters=clusters)
+    divergence = None
+    if log_ratios is not None:
+        divergence = divergence_from_reference(
+            log_ratios, generator=generator, token_counts=after_tokens, clusters=clusters
+        )
+    return Comparison(
+        utility=truth,
+        reward_change=change,
+        win_rate=won,
+        length_controlled=controlled,
+        divergence=divergence,
+        lengths=length_change(before_tokens, after_tokens, unit="tokens", generator=generator, clusters=clusters),
+        histogram=length_histogram(before_tokens, after_tokens, unit="tokens"),
+        before_scores=None if scores is None else tuple(map(float, scores[0])),
+        after_scores=None if scores is None else tuple(map(float, scores[1])),
+        score_name="true utility" if utility is not None else "reward",
+    )
