@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 class Tracker:
@@ -35,7 +35,7 @@ class Tracker:
             self._reported = quarter
             elapsed = time.perf_counter() - self._start
             suffix = f"  {note}" if note else ""
-            console.print(f"{self._description}: {self._done}/{self._total} in {elapsed:.0f} s{suffix}", soft_wrap=True)
+            console.print(f"{self._description}: {self._done}/{self._total} in {elapsed:.0f} s{suffix}")
 
 
 @contextlib.contextmanager

@@ -190,8 +190,8 @@ def add_until_full(store: FeedbackStore) -> tuple[int, str]:
 
 
 def test_a_full_database_keeps_what_was_acknowledged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    limited = (*database_module._SQLITE_SETTINGS, "PRAGMA max_page_count=60")
-    monkeypatch.setattr(database_module, "_SQLITE_SETTINGS", limited)
+    limited = (*database_module.SQLITE_SETTINGS, "PRAGMA max_page_count=60")
+    monkeypatch.setattr(database_module, "SQLITE_SETTINGS", limited)
     path = tmp_path / "feedback.db"
     with FeedbackStore.open(path) as store:
         batches, message = add_until_full(store)
@@ -257,8 +257,8 @@ def test_a_postgresql_writer_that_holds_on_is_an_error_after_the_time_limit(
 ) -> None:
     import psycopg
 
-    settings = database_module._POSTGRESQL_SETTINGS.replace("30s", "200ms")
-    monkeypatch.setattr(database_module, "_POSTGRESQL_SETTINGS", settings)
+    settings = database_module.POSTGRESQL_SETTINGS.replace("30s", "200ms")
+    monkeypatch.setattr(database_module, "POSTGRESQL_SETTINGS", settings)
     with FeedbackStore.open(postgresql) as store, psycopg.connect(postgresql) as other:
         other.execute("SELECT * FROM plaudit.meta FOR UPDATE")
         with pytest.raises(StoreError, match=r"another process has been writing to postgresql.* for 30 s; wait for it"):

@@ -87,7 +87,7 @@ def test_the_context_is_the_question_and_its_passages() -> None:
         "Passage 2: Charles Mawhood\nHe was a colonel."
     )
     assert context.attributes == {"question": ROW["question"], "passages": ROW["passages"]}
-    assert context.digest == "6e6d6b6d1aea0d7eb5ab1f32ee8e4d9e"
+    assert context.digest == "b9124fb7134b656de0c0df2e6062f134"  # frozen: stored contexts have this address
     assert records(changed("passages", to=[]) | {"feedback": ROW["feedback"] | {"missing-info": []}})[
         0
     ].context.text == ("Question: Who led the British at Princeton?")

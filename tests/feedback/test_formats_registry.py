@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -75,7 +76,7 @@ def test_unknown_columns_are_one_sentence_with_the_nearest_formats_and_what_to_g
         detect(["Prompt", "completion", "stars"])
     assert str(error.value) == (
         "The columns are 'Prompt', 'completion', 'stars', which no format has. The nearest are "
-        "trl-prompt-completion (lacks 'prompt'); trl-unpaired (lacks 'prompt', 'label'); thumbs (lacks 'prompt', 'thumb'). "
+        "trl-prompt-completion (lacks 'prompt'); thumbs (lacks 'prompt', 'thumb'); trl-unpaired (lacks 'prompt', 'label'). "
         "Rename columns with map={'theirs': 'ours'}, or name the format with format=, one of: plaudit, qa-feedback, "
         "ultrafeedback, ranked, thumbs, trl-unpaired, trl-prompt-completion, hh-rlhf, trl-preference, trl-language-modeling."
     )
@@ -144,7 +145,7 @@ def test_client_ids_come_from_the_imports_name_the_line_and_the_row(tmp_path: Pa
         f"{line}\n\n{line}\n" + json.dumps(dict(reversed(PAIR.items()))) + "\n" + json.dumps(PAIR | {"n": 1}) + "\n"
     )
     first, second, third, other = ids(read(path))
-    hash_ = "9ff4a33fd0ea"
+    hash_ = hashlib.sha256(b'{"chosen":"a","prompt":"p","rejected":"b"}').hexdigest()[:12]
     assert (first, second, third) == (f"votes.jsonl:1:{hash_}", f"votes.jsonl:3:{hash_}", f"votes.jsonl:4:{hash_}")
     assert other is not None
     assert hash_ not in other

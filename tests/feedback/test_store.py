@@ -490,6 +490,23 @@ def test_a_source_is_one_under_whatever_kind_its_records_give(store: FeedbackSto
     assert store.sources() == [fb.Source(name="alice", kind="unknown")]
 
 
+def test_a_record_that_this_version_cannot_read_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "feedback.db"
+    with FeedbackStore.open(path) as store:
+        record = comparison()
+        store.add([record])
+        connection = sqlite3.connect(path)
+        connection.execute("DROP TRIGGER records_update")
+        connection.execute("UPDATE records SET payload = replace(payload, '\"strength\"', '\"force\"')")
+        connection.commit()
+        connection.close()
+        for read in (lambda: store.get(record.id), lambda: list(store.records())):
+            with pytest.raises(
+                StoreError, match=rf"record {record.id} in {path} cannot be read \(.*force: Extra inputs"
+            ):
+                read()
+
+
 def test_a_closed_store_says_so(store: FeedbackStore) -> None:
     store.close()
     store.close()

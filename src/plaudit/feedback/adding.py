@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from itertools import islice
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
@@ -128,9 +129,9 @@ def sha256_of(name: str) -> str:
 
 def chunks(values: Iterable[Any]) -> Iterator[list[Any]]:
     """The values in lists short enough for one statement."""
-    everything = list(values)
-    for start in range(0, len(everything), _CHUNK):
-        yield everything[start : start + _CHUNK]
+    rest = iter(values)
+    while chunk := list(islice(rest, _CHUNK)):
+        yield chunk
 
 
 class Batch:

@@ -24,14 +24,14 @@ from plaudit.feedback import schema
 WAIT_S = 30.0
 _SCHEMA = "plaudit"
 # A write-ahead log of 16 MiB and a cache of 64 MiB: large enough that a batch of records rewrites each page once.
-_SQLITE_SETTINGS = (
+SQLITE_SETTINGS = (
     "PRAGMA synchronous=FULL",
     "PRAGMA foreign_keys=ON",
     "PRAGMA secure_delete=ON",
     "PRAGMA wal_autocheckpoint=4096",
     "PRAGMA cache_size=-65536",
 )
-_POSTGRESQL_SETTINGS = f"-c search_path={_SCHEMA} -c lock_timeout={WAIT_S:.0f}s -c synchronous_commit=on"
+POSTGRESQL_SETTINGS = f"-c search_path={_SCHEMA} -c lock_timeout={WAIT_S:.0f}s -c synchronous_commit=on"
 
 
 def sqlite_path(location: str | Path) -> Path | None:
@@ -207,7 +207,7 @@ def _sqlite_engine(path: Path) -> Engine:
     def set_up(connection: sqlite3.Connection, _: Any) -> None:
         # Python's driver would open transactions by itself, and only before some statements.
         connection.isolation_level = None
-        for setting in _SQLITE_SETTINGS:
+        for setting in SQLITE_SETTINGS:
             connection.execute(setting)
 
     @event.listens_for(engine, "begin")
@@ -235,7 +235,7 @@ def _postgresql_url(location: str) -> URL:
 
 def _postgresql_engine(url: URL) -> Engine:
     require("psycopg", extra="postgres")
-    arguments = {"options": _POSTGRESQL_SETTINGS, "connect_timeout": int(WAIT_S)}
+    arguments = {"options": POSTGRESQL_SETTINGS, "connect_timeout": int(WAIT_S)}
     # Values by position, as in SQLite: rows are inserted as tuples.
     engine = create_engine(url, connect_args=arguments, pool_pre_ping=True, paramstyle="format")
 

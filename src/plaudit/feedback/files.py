@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import tempfile
+import secrets
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -69,9 +69,10 @@ class FileFolder:
 
     def _put(self, data: str | Path | bytes) -> str:
         digest = hashlib.sha256()
-        descriptor, incoming = tempfile.mkstemp(prefix=_INCOMING, dir=self.path)
+        # Not a temporary file of Python's, which only its owner could read, unlike the database beside it.
+        incoming = self.path / f"{_INCOMING}{secrets.token_hex(8)}"
         try:
-            with os.fdopen(descriptor, "wb") as file:
+            with incoming.open("xb") as file:
                 for block in _blocks(data):
                     digest.update(block)
                     file.write(block)
@@ -80,9 +81,9 @@ class FileFolder:
             target = self._place(digest.hexdigest())
             target.parent.mkdir(exist_ok=True)
             # Also where the file exists: this copy is known to be good.
-            Path(incoming).replace(target)
+            incoming.replace(target)
         except BaseException:
-            Path(incoming).unlink(missing_ok=True)
+            incoming.unlink(missing_ok=True)
             raise
         # The names last only once their folders are on the disk.
         for folder in (target.parent, self.path, self.path.parent):

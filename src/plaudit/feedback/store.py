@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
+from pydantic import ValidationError
 from sqlalchemy import ColumnElement, Connection, func, select
 
 from plaudit.errors import ConfigError, StoreError
@@ -28,7 +29,7 @@ from plaudit.feedback.adding import (
 from plaudit.feedback.database import Database
 from plaudit.feedback.files import FileFolder
 from plaudit.feedback.forgetting import Tombstone, forget, read_tombstones
-from plaudit.feedback.records import KINDS, Feedback, File, Source
+from plaudit.feedback.records import KINDS, Feedback, File, Source, explain
 
 __all__ = ["ConflictingFeedback", "FeedbackStore", "Receipt", "RefusedFeedback", "StoreStats", "Tombstone"]
 
@@ -197,8 +198,18 @@ class FeedbackStore:
                 query = _ROWS.where(seq > after, seq <= end, *chosen).order_by(seq).limit(_PAGE)
                 rows = connection.execute(query).all()
                 outputs = _outputs(connection, [row.seq for row in rows])
-            yield from (_decoded(row, outputs) for row in rows)
+            yield from (self._decoded(row, outputs) for row in rows)
             after = rows[-1].seq if len(rows) == _PAGE else end
+
+    def _decoded(self, row: Any, outputs: dict[int, list[str]]) -> Any:
+        try:
+            return decode(row.payload, row.context, outputs.get(row.seq, ()))
+        except ValidationError as error:
+            field, _, reason = explain(error)[0]
+            raise StoreError(
+                f"record {row.id} in {self.location} cannot be read ({field}: {reason}): either a newer plaudit wrote it, "
+                f"and upgrading helps, or it is damaged, and a backup does"
+            ) from error
 
     def position(self) -> int:
         """A mark for `records(after=...)`: what is stored from now on comes after it."""
@@ -210,7 +221,7 @@ class FeedbackStore:
         """The record with this id, superseded or not; None where there is none."""
         with self._database.reading() as connection:
             row = connection.execute(_ROWS.where(schema.RECORDS.c.id == record_id)).one_or_none()
-            return None if row is None else _decoded(row, _outputs(connection, [row.seq]))
+            return None if row is None else self._decoded(row, _outputs(connection, [row.seq]))
 
     def sources(self) -> list[Source]:
         """Who has said something, by name, with the kind that was given first."""
@@ -317,9 +328,9 @@ class FeedbackStore:
         return self._files
 
 
-_ROWS = select(schema.RECORDS.c.seq, schema.RECORDS.c.payload, schema.CONTEXTS.c.json.label("context")).join(
-    schema.CONTEXTS, schema.RECORDS.c.context == schema.CONTEXTS.c.digest
-)
+_ROWS = select(
+    schema.RECORDS.c.seq, schema.RECORDS.c.id, schema.RECORDS.c.payload, schema.CONTEXTS.c.json.label("context")
+).join(schema.CONTEXTS, schema.RECORDS.c.context == schema.CONTEXTS.c.digest)
 
 
 def _outputs(connection: Connection, seqs: list[int]) -> dict[int, list[str]]:
@@ -329,10 +340,6 @@ def _outputs(connection: Connection, seqs: list[int]) -> dict[int, list[str]]:
     for seq, text in connection.execute(query.where(link.record.in_(seqs)).order_by(link.record, link.position)):
         found.setdefault(seq, []).append(text)
     return found
-
-
-def _decoded(row: Any, outputs: dict[int, list[str]]) -> Any:
-    return decode(row.payload, row.context, outputs[row.seq])
 
 
 def _listed(names: str | Iterable[str]) -> list[str]:

@@ -17,7 +17,15 @@ from plaudit.feedback.records import Context, Output, Producer, Tokens
 from plaudit.policies.base import LogProb, Sample, Sampling, by_length
 from plaudit.policies.decoding import sample_tokens
 from plaudit.policies.encoding import Encoder, Sequence
-from plaudit.policies.loading import DType, LoRA, fast_dtype, load_model, read_adapter
+from plaudit.policies.loading import (
+    DType,
+    LoRA,
+    add_adapters,
+    fast_dtype,
+    load_model,
+    quiet_transformers,
+    read_adapter,
+)
 from plaudit.policies.scoring import PaddedBatch, TokenScorer, causal_lm_of, padded_log_prob
 
 
@@ -74,10 +82,7 @@ class CausalLM:
         compute_dtype = fast_dtype(place) if dtype == "auto" else getattr(torch, dtype)
         model, tokenizer = _load_merged(source, dtype=compute_dtype if lora is not None else torch.float32)
         if lora is not None:
-            peft = require("peft", extra="lm")
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                model = peft.get_peft_model(model, lora.peft_config())
+            model = add_adapters(model, lora, seed=seed)
             model.peft_config["default"].base_model_name_or_path = str(source)
         if gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -173,7 +178,8 @@ class CausalLM:
         folder.mkdir(parents=True, exist_ok=True)
         # a reward model on the same trunk keeps its adapters in a folder of its own
         only_own = {"selected_adapters": ["default"]} if self.has_adapters else {}
-        self.model.save_pretrained(folder, **only_own)
+        with quiet_transformers():
+            self.model.save_pretrained(folder, **only_own)
         self.encoder.tokenizer.save_pretrained(folder)
         limits = {
             "max_context_tokens": self.encoder.max_context_tokens,
@@ -189,7 +195,8 @@ def _load_merged(source: str | Path, *, dtype: torch.dtype) -> tuple[Any, Any]:
     base, folder = adapter
     model, tokenizer = load_model(base, dtype=dtype)
     peft = require("peft", extra="lm")
-    return peft.PeftModel.from_pretrained(model, folder).merge_and_unload(), tokenizer
+    with quiet_transformers():
+        return peft.PeftModel.from_pretrained(model, folder).merge_and_unload(), tokenizer
 
 
 def _unwrapped(module: nn.Module) -> Any:

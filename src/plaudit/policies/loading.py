@@ -38,7 +38,7 @@ class LoRA:
         if not self.alpha > 0:
             raise ConfigError(f"lora alpha: expected a number > 0, got {self.alpha}")
 
-    def peft_config(self, *, task: str | None = "CAUSAL_LM") -> Any:
+    def peft_config(self) -> Any:
         """The same as a peft configuration."""
         peft = require("peft", extra="lm")
         return peft.LoraConfig(
@@ -46,7 +46,7 @@ class LoRA:
             lora_alpha=self.alpha,
             lora_dropout=0.0,
             target_modules=list(self.targets) if self.targets else "all-linear",
-            task_type=task,
+            task_type="CAUSAL_LM",
         )
 
 
@@ -74,7 +74,7 @@ def load_model(source: str | Path, *, dtype: torch.dtype) -> tuple[Any, Any]:
     transformers = require("transformers", extra="lm")
     location, options = _locate(str(source))
     try:
-        with _quiet(transformers):
+        with quiet_transformers():
             tokenizer = transformers.AutoTokenizer.from_pretrained(location, **options)
             model = transformers.AutoModelForCausalLM.from_pretrained(location, dtype=dtype, **options)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
@@ -88,10 +88,21 @@ def load_model(source: str | Path, *, dtype: torch.dtype) -> tuple[Any, Any]:
     return model, tokenizer
 
 
+def add_adapters(model: Any, lora: LoRA, *, name: str = "default", seed: int) -> Any:
+    """Put fresh adapters on a model, or further ones on a model that has some; their weights depend on the seed only."""
+    peft = require("peft", extra="lm")
+    with torch.random.fork_rng(devices=[]), quiet_transformers():
+        torch.manual_seed(seed)
+        if hasattr(model, "peft_config"):
+            model.add_adapter(name, lora.peft_config())
+            return model
+        return peft.get_peft_model(model, lora.peft_config(), adapter_name=name)
+
+
 @contextlib.contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Keep transformers' bars and notices off the screen; reading a GGUF file writes a bar that nothing else silences."""
-    log = transformers.utils.logging
+    log = require("transformers", extra="lm").utils.logging
     verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()
     log.disable_progress_bar()

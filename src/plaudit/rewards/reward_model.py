@@ -21,7 +21,7 @@ from plaudit.feedback.records import Context, Output
 from plaudit.policies.base import by_length
 from plaudit.policies.causal_lm import CausalLM
 from plaudit.policies.encoding import Encoder, Sequence
-from plaudit.policies.loading import DType, LoRA, fast_dtype, load_model
+from plaudit.policies.loading import DType, LoRA, add_adapters, fast_dtype, load_model, quiet_transformers
 from plaudit.policies.scoring import PaddedBatch, autocast, causal_lm_of, decoder_of
 
 ADAPTER = "reward"
@@ -104,10 +104,7 @@ class RewardModel:
         compute_dtype = fast_dtype(place) if dtype == "auto" else getattr(torch, dtype)
         model, tokenizer = load_model(source, dtype=compute_dtype if lora else torch.float32)
         if lora is not None:
-            peft = require("peft", extra="lm")
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                model = peft.get_peft_model(model, lora.peft_config(), adapter_name=ADAPTER)
+            model = add_adapters(model, lora, name=ADAPTER, seed=seed)
         else:
             _freeze_untied_head(model)
         encoder = Encoder(tokenizer, max_context_tokens=max_context_tokens, max_output_tokens=max_output_tokens)
@@ -126,9 +123,7 @@ class RewardModel:
             raise PolicyError(
                 "A reward model can share the trunk of a policy with LoRA only; give it a trunk of its own."
             )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            policy.model.add_adapter(ADAPTER, lora.peft_config())
+        add_adapters(policy.model, lora, name=ADAPTER, seed=seed)
         generator = torch.Generator().manual_seed(seed)
         scorer = RewardScorer(policy.model, compute_dtype=policy.compute_dtype, generator=generator)
         return cls(scorer.to(policy.device), policy.encoder, base=policy.name)
@@ -179,10 +174,12 @@ class RewardModel:
         """Write trunk or adapters, head, tokenizer and offset."""
         folder.mkdir(parents=True, exist_ok=True)
         model = self._scorer.model
-        if hasattr(model, "peft_config"):
-            model.save_pretrained(folder, selected_adapters=[ADAPTER])
-        else:
-            model.save_pretrained(folder / "trunk")
+        with quiet_transformers():
+            if hasattr(model, "peft_config"):
+                model.save_pretrained(folder, selected_adapters=[ADAPTER])
+            else:
+                model.save_pretrained(folder / "trunk")
+                self.encoder.tokenizer.save_pretrained(folder / "trunk")
         self.encoder.tokenizer.save_pretrained(folder)
         save_file({"weight": self._scorer.head.weight.detach().cpu().contiguous()}, folder / "head.safetensors")
         settings = {
@@ -213,7 +210,8 @@ def _restore(folder: Path, *, dtype: DType, device: str | torch.device | None) -
     tokenizer = require("transformers", extra="lm").AutoTokenizer.from_pretrained(folder)
     if adapters:
         peft = require("peft", extra="lm")
-        model = peft.PeftModel.from_pretrained(model, folder / ADAPTER, adapter_name=ADAPTER, is_trainable=True)
+        with quiet_transformers():
+            model = peft.PeftModel.from_pretrained(model, folder / ADAPTER, adapter_name=ADAPTER, is_trainable=True)
     scorer = RewardScorer(model.eval(), compute_dtype=compute_dtype, generator=torch.Generator())
     if head.shape != scorer.head.weight.shape:
         raise CheckpointError(

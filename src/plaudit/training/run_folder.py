@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
+import shutil
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any
 
 import tomli_w
 
-from plaudit.errors import CheckpointError, ConfigError
+from plaudit.errors import CheckpointError, ConfigError, PlauditError
 
 
 class RunFolder:
@@ -35,6 +37,24 @@ class RunFolder:
         run.write("config.toml", tomli_w.dumps(without_none(config)))
         run.write("environment.json", json.dumps(environment(), indent=2) + "\n")
         return run
+
+    @classmethod
+    @contextlib.contextmanager
+    def begin(cls, path: Path, config: Mapping[str, Any], *, resuming: bool) -> Iterator[RunFolder]:
+        """A new run, or the one in `path` when resuming; inside, it is set up.
+
+        If the set-up fails for a reason that is the user's to mend, a new run leaves nothing behind, so that the same
+        command can be given again.
+        """
+        if resuming:
+            yield cls.open(path)
+            return
+        run = cls.create(path, config)
+        try:
+            yield run
+        except PlauditError:
+            shutil.rmtree(path)
+            raise
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:

@@ -74,22 +74,19 @@ def align(
     started = time.perf_counter()
     config = replace(config, run=config.run or new_run_folder(config.method))
     assert config.run is not None
-    run = (
-        RunFolder.open(config.run)
-        if resuming
-        else RunFolder.create(config.run, {"workflow": "align", **to_mapping(config)})
-    )
     seed = config.training.seed
-    with open_feedback(config.feedback, format_name=config.format, folder=run.path) as store:
-        records = load_records(store, run, resuming=resuming)
-    data, pairs = _views(records, config)
-    expect_examples(data, held_out=config.held_out)
-    run.write_feedback_ids(dict.fromkeys((*data.record_ids, *pairs.record_ids)))
-    if policy is None:
-        console.print(f"Loading {config.model} ...")
-        policy = CausalLM.load(
-            config.model, **config.loading, gradient_checkpointing=config.gradient_checkpointing, seed=seed
-        )
+    with RunFolder.begin(config.run, {"workflow": "align", **to_mapping(config)}, resuming=resuming) as run:
+        with open_feedback(config.feedback, format_name=config.format, folder=run.path) as store:
+            records = load_records(store, run, resuming=resuming)
+        data, pairs = _views(records, config)
+        expect_examples(data, held_out=config.held_out)
+        _check_judge(config.judge)
+        run.write_feedback_ids(dict.fromkeys((*data.record_ids, *pairs.record_ids)))
+        if policy is None:
+            console.print(f"Loading {config.model} ...")
+            policy = CausalLM.load(
+                config.model, **config.loading, gradient_checkpointing=config.gradient_checkpointing, seed=seed
+            )
     asked = distinct_contexts(
         contexts or [example.context for example in (*data.held_out, *pairs.held_out)],
         config.evaluation.contexts,
@@ -236,6 +233,14 @@ def _views(records: list[Feedback], config: AlignConfig) -> tuple[FeedbackData[A
     return (pairs if config.method == "dpo" else split(views.demonstrations(records))), pairs
 
 
+def _check_judge(judge: str) -> None:
+    if judge not in ("train", "none") and not (Path(judge).expanduser() / "reward.json").is_file():
+        raise ConfigError(
+            "judge: expected train, none, or the folder of a reward model (RUN/model of `plaudit train reward`), "
+            f"got {judge!r}"
+        )
+
+
 def _judge(
     config: AlignConfig, policy: CausalLM, pairs: FeedbackData[Pair], run: RunFolder, *, resuming: bool
 ) -> tuple[RewardModel | None, JudgeQuality | None]:
@@ -249,11 +254,6 @@ def _judge(
         model = RewardModel.load(given, dtype=config.dtype, device=config.device)
         held_out, _ = encode_pairs(pairs.held_out, model.encoder)
         return model, measure_reward_model(model, held_out, seed=seed)
-    if config.judge != "train":
-        raise ConfigError(
-            "judge: expected train, none, or the folder of a reward model (RUN/model of `plaudit train reward`), "
-            f"got {config.judge!r}"
-        )
     begun = (path / "config.toml").is_file()
     judge_run = RunFolder.open(path) if begun else RunFolder.create(path, to_mapping(config))
     if policy.has_adapters:  # the frozen weights serve both; the judge has adapters of its own

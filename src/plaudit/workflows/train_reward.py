@@ -37,20 +37,17 @@ def train_reward(config: TrainRewardConfig, *, resuming: bool = False) -> RunFol
     started = time.perf_counter()
     config = replace(config, run=config.run or new_run_folder("reward"))
     assert config.run is not None
-    run = (
-        RunFolder.open(config.run)
-        if resuming
-        else RunFolder.create(config.run, {"workflow": "train reward", **to_mapping(config)})
-    )
     seed = config.training.seed
-    with open_feedback(config.feedback, format_name=config.format, folder=run.path) as store:
-        records = load_records(store, run, resuming=resuming)
-    made = views.pairs(records, ties=config.ties, aspect=config.aspect)
-    data = split_view(made, held_out=config.held_out, seed=seed)
-    expect_examples(data, held_out=config.held_out)
-    run.write_feedback_ids(data.record_ids)
-    console.print(f"Loading {config.model} ...")
-    model = RewardModel.load(config.model, **config.loading, seed=seed)
+    with RunFolder.begin(config.run, {"workflow": "train reward", **to_mapping(config)}, resuming=resuming) as run:
+        with open_feedback(config.feedback, format_name=config.format, folder=run.path) as store:
+            records = load_records(store, run, resuming=resuming)
+        data = split_view(
+            views.pairs(records, ties=config.ties, aspect=config.aspect), held_out=config.held_out, seed=seed
+        )
+        expect_examples(data, held_out=config.held_out)
+        run.write_feedback_ids(data.record_ids)
+        console.print(f"Loading {config.model} ...")
+        model = RewardModel.load(config.model, **config.loading, seed=seed)
     quality = fit_reward_model(model, data, run, config.training, config.reward, resuming=resuming)
     report = begin_report(
         run,

@@ -81,13 +81,17 @@ def _quoted(names: Collection[str]) -> str:
 
 
 def _nearest(columns: Collection[str]) -> list[Format]:
-    """Three formats: those that share most columns, or names that look like them, and lack fewest."""
+    """Three formats: those that lack fewest columns, and share most of them or names that look like them."""
 
-    def distance(format_: Format) -> tuple[float, int]:
-        alternatives = []
-        for needed in format_.columns:
-            likeness = [max((difflib.SequenceMatcher(None, n, c).ratio() for c in columns), default=0) for n in needed]
-            alternatives.append((len(needed) - sum(likeness), len(needed)))
-        return min(alternatives)
+    def distance(format_: Format) -> tuple[float, float]:
+        shared = [(len(needed), sum(map(likeness, needed))) for needed in format_.columns]
+        return min((count - alike, -alike) for count, alike in shared)
+
+    def likeness(name: str) -> float:
+        if name in found:
+            return 1.0
+        return 0.5 if difflib.get_close_matches(name, found, n=1, cutoff=0.8) else 0.0
+
+    found = [column.lower() for column in columns]
 
     return sorted((f for f in FORMATS.values() if f.recognises is None), key=distance)[:3]

@@ -1,0 +1,149 @@
+"""The command line as a user meets it: what it prints, what it exits with, and one clear sentence for each mistake."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from plaudit.cli import main
+
+ROWS = [
+    {"prompt": f"Question {index}?", "chosen": "aaa" + "a" * (index % 5), "rejected": "zz" + "z" * (index % 4)}
+    for index in range(40)
+]
+ANY = ["--model", "x", "--feedback", "votes.jsonl"]
+TINY = """
+held_out = 0.3
+dtype = "float32"
+[lora]
+rank = 4
+[training]
+batch_size = 8
+learning_rate = 5e-3
+[judge_training]
+batch_size = 8
+learning_rate = 5e-3
+[evaluation]
+contexts = 4
+max_new_tokens = 4
+"""
+
+
+@pytest.fixture
+def votes(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "votes.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return file
+
+
+def said(capsys) -> str:
+    captured = capsys.readouterr()
+    return " ".join((captured.out + captured.err).split())
+
+
+def test_import_look_export_and_forget(votes, capsys):
+    with votes.open("a") as file:
+        file.write('{"prompt": "q", "chosen": 3, "rejected": "b"}\nno json\n')
+    assert main(["import", "votes.jsonl", "--source", "ann", "--source-kind", "person"]) == 0
+    text = said(capsys)
+    assert "40 records added" in text
+    assert "2 rejected" in text
+    rejects = [json.loads(line) for line in Path("votes.jsonl.rejects.jsonl").read_text().splitlines()]
+    assert [row["line"] for row in rejects] == [41, 42]
+    assert main(["import", "votes.jsonl", "--source", "ann", "--source-kind", "person"]) == 0
+    assert "0 records added to feedback.db, 40 were there already" in said(capsys)
+    assert main(["feedback", "stats"]) == 0
+    assert "40 records" in said(capsys)
+    assert main(["feedback", "list", "--json", "--limit", "1"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["kind"] == "comparison"
+    assert main(["feedback", "show", record["id"]]) == 0
+    assert json.loads(capsys.readouterr().out) == record
+    assert main(["export", "back.jsonl", "--format", "trl-preference"]) == 0
+    assert [json.loads(line)["chosen"] for line in Path("back.jsonl").read_text().splitlines()] == [
+        row["chosen"] for row in ROWS
+    ]
+    capsys.readouterr()
+    assert main(["feedback", "forget", "ann", "--yes"]) == 0
+    assert "40 records of 'ann' are forgotten" in said(capsys)
+    assert main(["feedback", "stats", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["records"] == 0
+
+
+def test_align_from_settings_then_report_then_forget_names_the_run(votes, tiny_model, capsys):
+    Path("tiny.toml").write_text(TINY)
+    arguments = ["align", "--config", "tiny.toml", "--model", str(tiny_model), "--feedback", "feedback.db"]
+    assert main(["import", "votes.jsonl", "--source", "ann"]) == 0
+    assert main([*arguments, "--dry-run"]) == 0
+    text = said(capsys)
+    assert "Nothing was trained" in text
+    assert "learning_rate = 0.005" in text
+    assert not Path("runs").exists()
+    assert main([*arguments, "--run", "runs/one", "--training.max-steps", "2"]) == 0
+    assert "Report: runs/one/report.html" in said(capsys)
+    Path("runs/one/report.html").unlink()
+    assert main(["report", "runs/one", "--no-open"]) == 0
+    assert Path("runs/one/report.html").is_file()
+    assert main(["resume", "runs/one"]) == 0
+    assert main(["feedback", "forget", "ann", "--yes"]) == 0
+    assert "These runs learned from them; train anew without them: runs/one" in said(capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["algin"], 2, 'Did you mean "align"?'),
+        (["align", "--feedback", "votes.jsonl"], 2, "--model"),
+        (["align", "--modle", "x", "--feedback", "votes.jsonl"], 2, "--modle"),
+        (["align", *ANY, "--training.learning-rate", "-1"], 2, "learning_rate: expected a number > 0, got -1"),
+        (["align", *ANY, "--held-out", "2"], 2, "held_out: expected a share in [0, 1), got 2"),
+        (["align", "--model", "x", "--feedback", "missing.jsonl"], 2, "missing.jsonl"),
+        (["align", "--model", "./nowhere", "--feedback", "votes.jsonl"], 2, "There is no folder or file './nowhere'"),
+        (["align", "--config", "none.toml"], 2, "there is no file 'none.toml'"),
+        (["import", "missing.jsonl"], 2, "missing.jsonl"),
+        (["import", "votes.jsonl", "--format", "trl-preferences"], 2, "trl-preference"),
+        (["feedback", "stats", "--store", "none.db"], 1, "none.db"),
+        (["feedback", "stats", "--store", "votes.jsonl"], 1, "votes.jsonl"),
+        (["resume", "nowhere"], 1, "nowhere is no run: it holds no config.toml"),
+        (["report", "nowhere"], 1, "nowhere holds no report.json"),
+        (["evaluate", *ANY, "--baseline", "b", "--judge", "c"], 2, "judge: expected the folder"),
+    ],
+)  # fmt: skip
+def test_a_mistake_gets_one_clear_sentence(votes, capsys, arguments, code, message):
+    assert main(arguments) == code
+    text = said(capsys).replace("│ ", "")
+    assert message in text
+    assert "Traceback" not in text
+    assert not Path("runs").exists() or not any(Path("runs").iterdir())
+
+
+def test_an_unknown_setting_in_a_file_is_named_with_its_neighbour(votes, capsys):
+    Path("wrong.toml").write_text("[training]\nlearning_rat = 1.0\n")
+    assert main(["align", "--config", "wrong.toml", "--model", "x", "--feedback", "votes.jsonl"]) == 2
+    assert "--training.learning-rate" in said(capsys)
+
+
+@pytest.mark.parametrize("command", ["", "align", "import", "feedback forget", "train reward", "demo"])
+def test_help_teaches(command, capsys):
+    assert main([*command.split(), "--help"]) == 0
+    text = said(capsys)
+    assert "plaudit" in text
+    assert not command or command == "feedback" or "Examples" in text or "plaudit " + command in text
+
+
+def test_methods_and_formats_are_listed(capsys):
+    assert main(["methods"]) == 0
+    assert "2305.18290" in said(capsys)
+    assert main(["formats"]) == 0
+    assert "ultrafeedback" in said(capsys)
+
+
+def test_importing_plaudit_loads_no_torch():
+    # the limit of 0.3 s is measured in benchmarks/; a test only sees that nothing heavy is loaded
+    code = "import plaudit, plaudit.cli, sys; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
