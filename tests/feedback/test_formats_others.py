@@ -1,21 +1,18 @@
-"""Rows as others have them: native records, rankings and scores, HH-RLHF, UltraFeedback, thumbs."""
+"""Rows as others have them: native records, rankings and scores, HH-RLHF transcripts, thumbs."""
 
 from __future__ import annotations
 
-import copy
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from plaudit.feedback.formats import FORMATS, NotHeld, Parsed, Reject, read, write
+from plaudit.feedback.formats import FORMATS, NotHeld, Parsed, Reject, read
 from plaudit.feedback.records import (
     Chat,
     Comparison,
     Context,
-    Critique,
     Message,
     Output,
     Producer,
@@ -27,50 +24,6 @@ from plaudit.feedback.records import (
 )
 
 ALICE = Source(name="alice", kind="person")
-CAIRO: dict[str, Any] = {
-    "source": "sharegpt",
-    "instruction": "I am going to Cairo in June. What are the best things I could do?",
-    "models": ["falcon-40b-instruct", "gpt-4"],
-    "completions": [
-        {
-            "annotations": {
-                "helpfulness": {
-                    "Rating": "3",
-                    "Rationale": "Clear and relevant.",
-                    "Rationale For Rating": "Does not address the family's needs.",
-                    "Type": ["1", "2"],
-                },
-                "honesty": {"Rating": "N/A", "Rationale": "No claims are made."},
-                "instruction_following": {"Rating": "2", "Rationale": "Addresses the goal only partially."},
-                "truthfulness": {
-                    "Rating": "3",
-                    "Rationale": "No rafting on the Nile.",
-                    "Rationale For Rating": "Partly made up.",
-                    "Type": ["1"],
-                },
-            },
-            "critique": "Consider the walking ability of the grandparents.",
-            "custom_system_prompt": "As an AI assistant, be accurate and positive.",
-            "fine-grained_score": 2.67,
-            "model": "falcon-40b-instruct",
-            "overall_score": 6.5,
-            "principle": "helpfulness",
-            "response": "See the pyramids, and go rafting on the Nile!",
-        },
-        {
-            "annotations": {"honesty": {"Rating": "5", "Rationale": "Confident and right."}},
-            "critique": "Excellent.",
-            "custom_system_prompt": "Be truthful.",
-            "fine-grained_score": 5.0,
-            "model": "gpt-4",
-            "overall_score": 9.0,
-            "principle": "truthfulness",
-            "response": "With grandparents: a felucca at sunset.",
-        },
-    ],
-    "correct_answers": ["None"],
-    "incorrect_answers": ["None"],
-}
 
 
 def parsed(rows: list[Any], form: str | None = None, **options: Any) -> list[Any]:
@@ -111,7 +64,7 @@ def test_a_native_row_is_a_record() -> None:
 
 def test_a_native_row_without_an_id_or_a_source_gets_the_imports() -> None:
     (record,) = parsed(
-        [{name: value for name, value in RATING.items() if name != "source"}], format="plaudit", name="x"
+        [{name: value for name, value in RATING.items() if name != "source"}], "plaudit", name="x"
     )
     assert record.source == ALICE
     assert record.client_id.startswith("x:1:")
@@ -277,107 +230,6 @@ def test_what_a_transcript_would_divide_otherwise_is_not_written() -> None:
     assert dump("Hi", "same", "same") == otherwise
     system = Chat(messages=(Message(role="system", content="s"),))
     assert dump(system, "a", "b") == NotHeld("a chat with other roles than user and assistant")
-
-
-# --- UltraFeedback -------------------------------------------------------------------------------------------------
-
-
-def test_a_row_gives_ratings_by_aspect_overall_ratings_and_critiques_with_their_producers() -> None:
-    reading = read([CAIRO], source=Source(name="gpt-4", kind="judge"), name="uf")
-    found = [result.record for result in reading]  # type: ignore[union-attr]
-    assert [
-        (record.kind, getattr(record, "value", None), record.aspect, record.attributes["completion"])
-        for record in found
-    ] == [
-        ("rating", 3.0, "helpfulness", 0),
-        ("rating", 2.0, "instruction_following", 0),
-        ("rating", 3.0, "truthfulness", 0),
-        ("rating", 6.5, "overall", 0),
-        ("critique", None, "overall", 0),
-        ("rating", 5.0, "honesty", 1),
-        ("rating", 9.0, "overall", 1),
-        ("critique", None, "overall", 1),
-    ]
-    assert reading.skipped == {"rating of honesty is N/A": 1}
-    aspect, overall = found[0], found[3]
-    assert (aspect.low, aspect.high, overall.low, overall.high) == (1, 5, 1, 10)
-    assert aspect.attributes["annotation"]["Rationale For Rating"] == "Does not address the family's needs."
-    assert overall.attributes == {"completion": 0, "fine-grained_score": 2.67}
-    assert aspect.outputs[0].producer == Producer(
-        model="falcon-40b-instruct",
-        prompt="As an AI assistant, be accurate and positive.",
-        sampler={"principle": "helpfulness"},
-    )
-    assert aspect.context.attributes == {
-        "source": "sharegpt", "correct_answers": ["None"], "incorrect_answers": ["None"],
-    }  # fmt: skip
-    assert aspect.source == Source(name="gpt-4", kind="judge")
-    assert found[4].critique == "Consider the walking ability of the grandparents."
-
-
-def test_ultrafeedback_goes_back_into_one_row_each(tmp_path: Path) -> None:
-    known = copy.deepcopy(CAIRO)
-    del known["completions"][0]["annotations"]["honesty"]  # N/A: nobody said anything that could be kept
-    rows = [known, known, known | {"instruction": "Which food?"}]
-    found = parsed(rows)
-    report = write(reversed(found), tmp_path / "out.jsonl", format="ultrafeedback")
-    assert (report.written, report.rows, report.dropped) == (len(found), 3, {})
-    written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert sorted(written, key=str) == sorted(rows, key=str)
-
-
-def test_an_annotation_may_be_a_list_of_one_as_in_the_first_version() -> None:
-    first = copy.deepcopy(CAIRO)
-    first["completions"][1]["annotations"] = {"honesty": [{"Rating": "4"}], "truthfulness": None}
-    found = parsed([first])
-    assert [record.value for record in found if record.aspect == "honesty"] == [4.0]
-
-
-@pytest.mark.parametrize(
-    ("place", "value", "field", "reason"),
-    [
-        ("response", "", "completions[0].response", "an output must not be empty"),
-        ("response", 7, "completions[0].response", "expected text, got a number"),
-        ("overall_score", 85, "completions[0].overall_score", "expected a rating from 1 to 10"),
-        (
-            "annotations",
-            {"honesty": {"Rating": "six"}},
-            "completions[0].annotations.honesty.Rating",
-            "expected a number",
-        ),
-        ("annotations", {"honesty": "5"}, "completions[0].annotations.honesty", "expected an object, got text"),
-        ("annotations", ["5"], "completions[0].annotations", "expected an object, got a list"),
-        ("critique", ["x"], "completions[0].critique", "expected text, got a list"),
-        ("model", None, "completions[0].model", "expected the model that was given this system prompt"),
-    ],
-)
-def test_a_bad_completion_is_rejected(place: str, value: Any, field: str, reason: str) -> None:
-    row = copy.deepcopy(CAIRO)
-    row["completions"][0][place] = value
-    assert rejected(row) == (field, reason)
-
-
-def test_statements_that_ultrafeedback_has_no_place_for_are_not_written() -> None:
-    context, output = Context(content="p"), Output(content="c")
-    fields: dict[str, Any] = {"source": ALICE, "context": context, "outputs": (output,)}
-    dump = FORMATS["ultrafeedback"].dump
-    assert dump(Rating(**fields, value=1, low=0, high=1)) == NotHeld("a rating that is not from 1 to 10")
-    assert dump(Rating(**fields, value=1, low=1, high=10, aspect="tone")) == NotHeld("a rating that is not from 1 to 5")
-    assert dump(Critique(**fields, critique="x", aspect="tone")) == NotHeld("a critique of one aspect")
-    assert dump(Reaction(**fields, symbol="👍")) == NotHeld("a reaction")
-    row: Any = dump(Critique(**fields, critique="x"))
-    assert row["completions"][0]["critique"] == "x"
-    assert row["models"] == [None]
-
-
-def test_two_ratings_of_one_completion_by_one_source_make_two_rows(tmp_path: Path) -> None:
-    fields: dict[str, Any] = {"source": ALICE, "context": Context(content="p"), "low": 1, "high": 10}
-    ratings = [
-        Rating(**fields, outputs=(Output(content=text),), value=value) for text, value in (("a", 3), ("b", 4), ("a", 5))
-    ]
-    report = write(ratings, tmp_path / "out.jsonl", format="ultrafeedback")
-    assert (report.written, report.rows) == (3, 2)
-    assert sorted(record.value for record in (found.record for found in read(tmp_path / "out.jsonl"))) == [3, 4, 5]  # type: ignore[union-attr]
 
 
 # --- thumbs --------------------------------------------------------------------------------------------------------
