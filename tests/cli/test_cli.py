@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -120,6 +121,21 @@ def test_a_mistake_gets_one_clear_sentence(votes, capsys, arguments, code, messa
     assert message in text
     assert "Traceback" not in text
     assert not Path("runs").exists() or not any(Path("runs").iterdir())
+
+
+def test_a_full_disk_is_one_sentence(votes, capsys, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device", "feedback.db")
+
+    monkeypatch.setattr("plaudit.cli.feedback_commands.FeedbackStore.open", full)
+    assert main(["import", "votes.jsonl"]) == 1
+    assert "No space left on device (feedback.db). Free some" in said(capsys)
+
+
+def test_several_processes_are_refused_for_a_whole_run(votes, capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["align", *ANY]) == 2
+    assert "A run is one process for now" in said(capsys)
 
 
 def test_an_unknown_setting_in_a_file_is_named_with_its_neighbour(votes, capsys):

@@ -5,6 +5,7 @@ Exit codes: 0 done; 1 the work failed; 2 the command, a setting or a file is not
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -73,6 +74,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        place = f" ({error.filename})" if error.filename else ""
+        hint = " Free some, and continue a run that had begun with: plaudit resume RUN" * (error.errno == errno.ENOSPC)
+        errors.print(f"[red]Error:[/red] {escape(f'{error.strerror or error}{place}.{hint}')}", soft_wrap=True)
+        return 1
     except Exception as error:
         from cyclopts import CycloptsError
 

@@ -24,8 +24,10 @@ DType = Literal["auto", "float32", "bfloat16"]
 class LoRA:
     """Low-rank adapters (Hu et al., arXiv 2106.09685): the base weights stay frozen and serve as the reference.
 
-    `rank` is the adapters' width, `alpha / rank` scales their effect; `targets` names the modules that get one, by default
-    every linear layer of the trunk.
+    Attributes:
+        rank: the adapters' width; more can learn more, and costs more memory.
+        alpha: alpha / rank scales the adapters' effect.
+        targets: names of the modules that get one; by default every linear layer of the trunk.
     """
 
     rank: int = 16

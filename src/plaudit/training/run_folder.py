@@ -46,6 +46,11 @@ class RunFolder:
         If the set-up fails for a reason that is the user's to mend, a new run leaves nothing behind, so that the same
         command can be given again.
         """
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ConfigError(
+                "A run is one process for now; only the training loop, plaudit.training.train, runs under torchrun. "
+                "Start plaudit without torchrun or accelerate launch."
+            )
         if resuming:
             yield cls.open(path)
             return

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
+
+from cyclopts import Parameter
 
 from plaudit.methods import DPOConfig, RewardConfig, SFTConfig
 from plaudit.policies import LoRA, Sampling
@@ -82,7 +84,7 @@ class ModelConfig:
     max_context_tokens: int = 1024
     max_output_tokens: int = 512
     gradient_checkpointing: bool = False
-    lora: LoRA = LoRA()
+    lora: Annotated[LoRA, Parameter(group="Adapters")] = LoRA()
     full: bool = False
 
     def __post_init__(self) -> None:
@@ -118,8 +120,8 @@ class TrainRewardConfig(ModelConfig):
     """
 
     ties: Literal["drop", "keep"] = "keep"
-    training: TrainingConfig = TrainingConfig()
-    reward: RewardConfig = RewardConfig()
+    training: Annotated[TrainingConfig, Parameter(group="Training")] = TrainingConfig()
+    reward: Annotated[RewardConfig, Parameter(group="Objective")] = RewardConfig()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,11 +141,11 @@ class AlignConfig(ModelConfig):
 
     method: Literal["dpo", "sft"] = "dpo"
     judge: str = "train"
-    training: TrainingConfig = TrainingConfig()
-    judge_training: TrainingConfig = TrainingConfig()
-    dpo: DPOConfig = DPOConfig()
-    sft: SFTConfig = SFTConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
+    training: Annotated[TrainingConfig, Parameter(group="Training")] = TrainingConfig()
+    judge_training: Annotated[TrainingConfig, Parameter(group="Training of the judge")] = TrainingConfig()
+    dpo: Annotated[DPOConfig, Parameter(group="Method: dpo")] = DPOConfig()
+    sft: Annotated[SFTConfig, Parameter(group="Method: sft")] = SFTConfig()
+    evaluation: Annotated[EvaluationConfig, Parameter(group="Evaluation")] = EvaluationConfig()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +176,7 @@ class EvaluateConfig:
     dtype: DType = "auto"
     device: str | None = None
     seed: int = 0
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    evaluation: Annotated[EvaluationConfig, Parameter(group="Evaluation")] = EvaluationConfig()
 
     def __post_init__(self) -> None:
         check(self, "held_out", 0 < self.held_out <= 1, "a share in (0, 1]")
@@ -191,11 +193,8 @@ def read_config(kind: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
     """The configuration that `to_mapping` gave; sections become their own dataclasses."""
     plain = dict(values)
     for item in dataclasses.fields(kind):  # type: ignore[arg-type]
-        default = item.default if item.default is not dataclasses.MISSING else None
-        if default is None and item.default_factory is not dataclasses.MISSING:
-            default = item.default_factory()
-        if dataclasses.is_dataclass(default) and isinstance(plain.get(item.name), Mapping):
-            plain[item.name] = from_mapping(type(default), plain[item.name])
+        if dataclasses.is_dataclass(item.default) and isinstance(plain.get(item.name), Mapping):
+            plain[item.name] = from_mapping(type(item.default), plain[item.name])
     if plain.get("run") is not None:
         plain["run"] = Path(plain["run"])
     return from_mapping(kind, plain)
