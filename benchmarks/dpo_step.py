@@ -33,7 +33,7 @@ from plaudit.testbeds import plain_language
 def answers(count: int, words: int = 48) -> list[tuple[str, str, str]]:
     """(question, chosen, rejected): words of the questions themselves, drawn at random."""
     generator = random.Random(0)
-    questions = [context.text for context in plain_language.contexts("train")]
+    questions = [str(context.attributes["question"]) for context in plain_language.contexts("train")]
     vocabulary = " ".join(questions).split()
     return [
         (questions[index], *(" ".join(generator.choices(vocabulary, k=words)) for _ in range(2))) for index in range(count)

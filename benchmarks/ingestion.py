@@ -56,6 +56,7 @@ def records_in_batches(writer: int, count: int, batch: int) -> list[list[fb.Comp
 
 def rows_in_batches(writer: int, count: int, batch: int) -> list[list[list[tuple[Any, ...]]]]:
     """What plaudit writes for the same records, table by table; numbers are moved so that writers do not meet."""
+    move = writer * 10**9
     everything = []
     with tempfile.TemporaryDirectory() as folder, FeedbackStore.open(Path(folder) / "made.db") as made:
         source = sqlite3.connect(Path(folder) / "made.db")
@@ -65,14 +66,17 @@ def rows_in_batches(writer: int, count: int, batch: int) -> list[list[list[tuple
             new = f"(SELECT seq FROM records WHERE seq > {mark})"
             queries = (
                 "SELECT * FROM sources",
-                f"SELECT * FROM contexts WHERE digest IN (SELECT context FROM records WHERE seq IN {new})",
-                f"SELECT * FROM outputs WHERE digest IN (SELECT output FROM record_outputs WHERE record IN {new})",
+                f"SELECT * FROM contexts WHERE number IN (SELECT context FROM records WHERE seq IN {new})",
+                f"SELECT * FROM outputs WHERE number IN (SELECT output FROM record_outputs WHERE record IN {new})",
                 f"SELECT * FROM records WHERE seq IN {new}",
                 f"SELECT * FROM record_outputs WHERE record IN {new} ORDER BY record, position",
             )
-            rows = [source.execute(query).fetchall() for query in queries]
-            rows[3:] = [[(row[0] + writer * 10**9, *row[1:]) for row in table] for table in rows[3:]]
-            everything.append(rows)
+            sources, contexts, outputs, rows, links = (source.execute(query).fetchall() for query in queries)
+            contexts, outputs = ([(row[0] + move, *row[1:]) for row in table] for table in (contexts, outputs))
+            column = list(schema.RECORDS.c.keys()).index("context")
+            rows = [(row[0] + move, *row[1:column], row[column] + move, *row[column + 1 :]) for row in rows]
+            links = [(record + move, position, output + move) for record, position, output in links]
+            everything.append([sources, contexts, outputs, rows, links])
         source.close()
     return everything
 
@@ -98,7 +102,7 @@ def adding_rows(path: str) -> Callable[[Any], Any]:
     connection = raw_connection(path)
     statements = []
     for table in (schema.SOURCES, schema.CONTEXTS, schema.OUTPUTS, schema.RECORDS, schema.RECORD_OUTPUTS):
-        shared = " ON CONFLICT DO NOTHING" if table in (schema.SOURCES, schema.CONTEXTS, schema.OUTPUTS) else ""
+        shared = " ON CONFLICT DO NOTHING" if table is schema.SOURCES else ""
         statements.append(f"INSERT INTO {table.name} VALUES ({', '.join('?' * len(table.columns))}){shared}")
 
     def add(rows: list[list[tuple[Any, ...]]]) -> None:

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from jaxtyping import install_import_hook
+
+# Shapes are checked in the tests only; the hook must be there before anything imports these packages.
+install_import_hook(
+    ["plaudit.objectives", "plaudit.policies", "plaudit.rewards"],
+    "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",  # an int is a float
+)
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -69,6 +78,32 @@ def tiny_model(tmp_path_factory) -> Path:
     build_model(tokenizer).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_plain_model(tmp_path_factory) -> Path:
+    """The same without a chat template."""
+    folder = tmp_path_factory.mktemp("tiny-plain-model")
+    tokenizer = build_tokenizer(chat=False)
+    build_model(tokenizer, seed=1).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def run_in_two_processes(module: str, *arguments: object) -> None:
+    """Run ``module``'s main on two processes that talk over gloo, as torchrun does on one machine."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", module]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    result = subprocess.run(
+        [*command, *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=180, check=False
+    )
+    assert result.returncode == 0, result.stderr[-6000:]
+
+
+@pytest.fixture(scope="session")
+def two_processes():
+    """`run_in_two_processes`, for fixtures that share what it computed."""
+    return run_in_two_processes
 
 
 @pytest.fixture

@@ -77,7 +77,7 @@ def test_gzip_is_read_and_a_cut_off_one_keeps_what_came_before(tmp_path: Path) -
     *good, bad = read(path)
     assert 0 < len(good) < 3000
     assert isinstance(bad, Reject)
-    assert bad.reason.startswith("the compressed file is cut off or damaged")
+    assert bad.reason.startswith("reading broke off; the file is cut off or damaged")
 
 
 def test_a_line_beyond_the_limit_is_rejected_and_reading_goes_on(

@@ -63,9 +63,7 @@ def test_a_native_row_is_a_record() -> None:
 
 
 def test_a_native_row_without_an_id_or_a_source_gets_the_imports() -> None:
-    (record,) = parsed(
-        [{name: value for name, value in RATING.items() if name != "source"}], "plaudit", name="x"
-    )
+    (record,) = parsed([{name: value for name, value in RATING.items() if name != "source"}], "plaudit", name="x")
     assert record.source == ALICE
     assert record.client_id.startswith("x:1:")
     (record,) = parsed([RATING | {"client_id": "form-17"}])

@@ -79,15 +79,15 @@ def test_a_row_gives_its_comparisons_spans_critiques_edit_and_demonstration() ->
     assert [record.client_id.rpartition("#")[2] for record in found] == [str(number) for number in range(1, 11)]
 
 
-def test_the_context_is_the_question_and_its_passages() -> None:
+def test_the_context_is_the_passages_and_then_the_question() -> None:
     context = records(ROW)[0].context
     assert context.text == (
-        "Question: Who led the British at Princeton?\n\n"
         "Passage 1: Battle of Princeton\nIt was fought in 1777. Mawhood led the British.\n\n"
-        "Passage 2: Charles Mawhood\nHe was a colonel."
+        "Passage 2: Charles Mawhood\nHe was a colonel.\n\n"
+        "Question: Who led the British at Princeton?"
     )
     assert context.attributes == {"question": ROW["question"], "passages": ROW["passages"]}
-    assert context.digest == "b9124fb7134b656de0c0df2e6062f134"  # frozen: stored contexts have this address
+    assert context.digest == "f7a5080b887f07989955daf5c7ad877b"  # frozen: stored contexts have this address
     assert records(changed("passages", to=[]) | {"feedback": ROW["feedback"] | {"missing-info": []}})[
         0
     ].context.text == ("Question: Who led the British at Princeton?")

@@ -17,7 +17,7 @@ from plaudit.feedback.records import KINDS, Chat, Comparison, Output, Ranking, T
 
 CONTAINERS = [".jsonl", ".json", ".csv", ".parquet", ".jsonl.gz"]
 FLAT = ["trl-preference", "trl-unpaired", "trl-prompt-completion", "trl-language-modeling", "ranked", "thumbs"]
-few = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+few = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @pytest.fixture(scope="module")

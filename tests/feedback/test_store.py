@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import pickle
 import sqlite3
 import threading
 from collections import Counter
@@ -65,9 +66,9 @@ def test_each_kind_comes_back(store: FeedbackStore, kind: str) -> None:
 def test_the_stored_digests_are_those_of_the_record(record: Any) -> None:
     row = encode(record)
     assert not isinstance(row, RefusedFeedback)
-    assert row.statement_digest == record.statement_digest
-    assert row.context.digest == record.context.digest
-    assert [output.digest for output in row.outputs] == [output.digest for output in record.outputs]
+    assert row.statement_digest.hex() == record.statement_digest
+    assert row.context.digest.hex() == record.context.digest
+    assert [output.digest.hex() for output in row.outputs] == [output.digest for output in record.outputs]
 
 
 def test_equal_contexts_and_outputs_are_stored_once(store: FeedbackStore) -> None:
@@ -130,6 +131,7 @@ def test_a_client_id_with_another_statement_is_a_conflict_and_nothing_of_the_cal
         f"give the new statement its own, or correct the stored one with supersedes"
     )
     assert isinstance(caught.value, InvalidFeedback)
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
     assert list(store.records()) == [first]
 
 
@@ -371,9 +373,9 @@ REWRITES = [
 ]
 _FORGED = "kind, source, {key}, context, 'x', original, 0, 'b', file, '{{}}' FROM records"
 REPLACEMENTS = [
-    "REPLACE INTO contexts SELECT digest, '{}', NULL FROM contexts",
-    "REPLACE INTO outputs SELECT digest, '{}', NULL FROM outputs",
-    "INSERT INTO outputs SELECT digest, '', '' FROM outputs WHERE true ON CONFLICT (digest) DO UPDATE SET json = '{}'",
+    "REPLACE INTO contexts SELECT number, x'00', '{}', NULL FROM contexts",
+    "REPLACE INTO outputs SELECT number + 9, digest, '{}', NULL FROM outputs",
+    "INSERT INTO contexts SELECT *  FROM contexts WHERE true ON CONFLICT (number) DO UPDATE SET json = '{}'",
     f"REPLACE INTO records SELECT seq, 'x', {_FORGED.format(key='NULL')}",
     f"REPLACE INTO records SELECT seq + 9, id, {_FORGED.format(key='NULL')}",
     f"REPLACE INTO records SELECT seq + 9, 'x', {_FORGED.format(key='client_key')}",

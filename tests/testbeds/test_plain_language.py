@@ -66,9 +66,13 @@ def test_there_are_196_questions_to_learn_from_and_64_held_out():
 
 def test_no_question_is_there_twice_or_nearly_so():
     def words(context: Context) -> frozenset[str]:
-        return frozenset(map(stem_of, words_of(context.text)))
+        return frozenset(map(stem_of, words_of(str(context.attributes["question"]))))
 
-    everything = [(context.text, words(context)) for split in ("train", "held_out") for context in contexts(split)]
+    everything = [
+        (context.attributes["question"], words(context))
+        for split in ("train", "held_out")
+        for context in contexts(split)
+    ]
     for (text, one), (other_text, other) in combinations(everything, 2):
         alike = len(one & other) / len(one | other)
         assert alike < 0.7, f"{text!r} and {other_text!r} share {alike:.0%} of their words"

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
-from sqlalchemy import Column, Connection, Dialect, Select, Table, bindparam, insert, select, update
+from sqlalchemy import Column, Connection, Dialect, Table, bindparam, insert, select, update
 
 from plaudit.errors import InvalidFeedback
 from plaudit.feedback import schema
@@ -20,7 +20,7 @@ from plaudit.feedback.records import Edit, FeedbackBase, File, explain, parse_fe
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-# One statement carries at most 32,766 values to SQLite and 65,535 to PostgreSQL; a client id goes with its source.
+# One statement carries at most 32,766 values to SQLite and 65,535 to PostgreSQL.
 _CHUNK = 2000
 # The JSON parser gives up at 200 levels; what has fewer brackets than this cannot be that deep.
 _BRACKETS_ALWAYS_READ = 150
@@ -37,8 +37,12 @@ class RefusedFeedback(InvalidFeedback):
     """A valid record that this store cannot take: the field at fault, its value, and the reason."""
 
     def __init__(self, field: str, value: str, reason: str) -> None:
+        # The three as arguments, not the sentence, so that it can be pickled and reach another process.
+        super().__init__(field, value, reason)
         self.field, self.value, self.reason = field, value, reason
-        super().__init__(f"{field} {value!r}: {reason}")
+
+    def __str__(self) -> str:
+        return f"{self.field} {self.value!r}: {self.reason}"
 
 
 class ConflictingFeedback(RefusedFeedback):
@@ -48,7 +52,7 @@ class ConflictingFeedback(RefusedFeedback):
 class Content(NamedTuple):
     """A context or an output as it is stored."""
 
-    digest: str
+    digest: bytes
     json: str
     file: str | None
 
@@ -57,8 +61,9 @@ class Encoded(NamedTuple):
     """A record as it is stored. The digests are those of the record's own properties, made from one dump, not four."""
 
     record: FeedbackBase
+    client_key: str | None
     payload: str
-    statement_digest: str
+    statement_digest: bytes
     context: Content
     outputs: tuple[Content, ...]
 
@@ -68,7 +73,7 @@ class _Known(NamedTuple):
 
     id: str
     source: str
-    statement_digest: str
+    statement_digest: bytes
     seq: int
     original: int | None
 
@@ -76,8 +81,8 @@ class _Known(NamedTuple):
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
 
 
-def _address(canonical: str) -> str:
-    return hashlib.sha256(canonical.encode()).hexdigest()[:32]
+def _address(canonical: str) -> bytes:
+    return hashlib.sha256(canonical.encode()).digest()[:16]
 
 
 def _content(dumped: dict[str, Any]) -> Content:
@@ -104,7 +109,12 @@ def encode(record: Any) -> Encoded | RefusedFeedback:
         return RefusedFeedback("id", record.id, f"cannot be kept as JSON: {explain(error)[0][2]}")
     except (PydanticSerializationError, ValueError) as error:
         return RefusedFeedback("id", record.id, f"cannot be kept as JSON: {error}")
-    return Encoded(record, payload, _address(statement), context, outputs)
+    return Encoded(record, _client_key(record), payload, _address(statement), context, outputs)
+
+
+def _client_key(record: FeedbackBase) -> str | None:
+    """The source with its client id; a unit separator keeps them apart, for names have no control characters."""
+    return None if record.client_id is None else f"{record.source.name}\x1f{record.client_id}"
 
 
 def decode(payload: str, context: str, outputs: Sequence[str]) -> Any:
@@ -140,13 +150,13 @@ class Batch:
     Everything that deciding needs is read beforehand, with a few queries for the whole batch.
     """
 
-    def __init__(self, connection: Connection, last_seq: int, records: Sequence[Encoded]) -> None:
+    def __init__(self, connection: Connection, counters: dict[str, int], records: Sequence[Encoded]) -> None:
         self._connection = connection
-        self._last_seq = last_seq
+        self._counters = counters
         self._new: list[tuple[Encoded, _Known]] = []
         self._by_id: dict[str, _Known] = {}
         self._by_client: dict[str, _Known] = {}
-        self._read_known([row.record for row in records])
+        self._read_known(records)
         self._read_forgotten([row.record for row in records])
 
     def decide(self, row: Encoded) -> Receipt | RefusedFeedback:
@@ -159,18 +169,16 @@ class Batch:
     def _take(self, row: Encoded) -> Receipt:
         record, source = row.record, row.record.source.name
         self._refuse_forgotten(record)
-        client_key = _client_key(record)
-        known = self._by_id.get(record.id) or self._by_client.get(client_key or "")
+        known = self._by_id.get(record.id) or self._by_client.get(row.client_key or "")
         if known is not None:
             if known.statement_digest != row.statement_digest:
                 raise _conflict(record, known)
             return Receipt(known.id, duplicate=True)
         original = self._original(record)
-        self._last_seq += 1
-        entry = _Known(record.id, source, row.statement_digest, self._last_seq, original)
+        entry = _Known(record.id, source, row.statement_digest, self._next(schema.RECORDS), original)
         self._by_id[record.id] = entry
-        if client_key is not None:
-            self._by_client[client_key] = entry
+        if row.client_key is not None:
+            self._by_client[row.client_key] = entry
         self._new.append((row, entry))
         return Receipt(record.id, duplicate=False)
 
@@ -179,58 +187,74 @@ class Batch:
         if not self._new:
             return
         rows = [row for row, _ in self._new]
+        # A later record of a source may give another kind; the first one counts.
         sources = {row.record.source.name: row.record.source.kind for row in reversed(rows)}
-        contexts = {row.context.digest: row.context for row in rows}
-        outputs = {output.digest: output for row in rows for output in row.outputs}
-        self._insert(schema.SOURCES, list(sources.items()))
-        self._insert(schema.CONTEXTS, list(contexts.values()))
-        self._insert(schema.OUTPUTS, list(outputs.values()))
-        self._insert(schema.RECORDS, [_columns(row, entry) for row, entry in self._new])
+        known = {name for (name,) in self._rows((schema.SOURCES.c.name,), schema.SOURCES.c.name, sources)}
+        self._insert(schema.SOURCES, [item for item in sources.items() if item[0] not in known])
+        contexts = self._numbers(schema.CONTEXTS, {row.context.digest: row.context for row in rows})
+        outputs = self._numbers(schema.OUTPUTS, {output.digest: output for row in rows for output in row.outputs})
+        self._insert(schema.RECORDS, [_columns(row, entry, contexts[row.context.digest]) for row, entry in self._new])
         self._insert(
             schema.RECORD_OUTPUTS,
             [
-                (entry.seq, position, output.digest)
+                (entry.seq, position, outputs[output.digest])
                 for row, entry in self._new
                 for position, output in enumerate(row.outputs)
             ],
         )
-        counter = update(schema.META).where(schema.META.c.key == "last_seq").values(value=self._last_seq)
-        self._connection.execute(counter)
+        counters = [{"counter": table.name, "last": self._counters[table.name]} for table in schema.COUNTED]
+        self._connection.execute(_COUNT, counters)
+
+    def _numbers(self, table: Table, contents: Mapping[bytes, Content]) -> dict[bytes, int]:
+        """The numbers of contexts or outputs, after those that are not there yet were stored."""
+        columns = table.c
+        numbers = dict(self._rows((columns.digest, columns.number), columns.digest, contents))
+        new = [(self._next(table), *content) for digest, content in contents.items() if digest not in numbers]
+        self._insert(table, new)
+        return numbers | {digest: number for number, digest, *_ in new}
+
+    def _next(self, table: Table) -> int:
+        self._counters[table.name] += 1
+        return self._counters[table.name]
 
     def _insert(self, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:
         # As text, because SQLAlchemy would build a dictionary for every row: a third of the time that a batch takes.
-        self._connection.exec_driver_sql(_insertion(table, self._connection.dialect), rows)
+        if rows:
+            self._connection.exec_driver_sql(_insertion(table, self._connection.dialect), rows)
 
-    def _read_known(self, records: Sequence[FeedbackBase]) -> None:
+    def _read_known(self, rows: Sequence[Encoded]) -> None:
         table = schema.RECORDS.c
         columns = (table.id, table.source, table.statement_digest, table.seq, table.original)
-        ids = {record.id for record in records}
+        ids = {row.record.id for row in rows}
         # PostgreSQL takes no NUL in a value, and no id has one.
-        ids.update(record.supersedes for record in records if record.supersedes and "\0" not in record.supersedes)
-        client_keys = {key for record in records if (key := _client_key(record)) is not None}
-        for row in self._rows(select(*columns), table.id, ids):
-            self._by_id[row[0]] = _Known(*row)
-        for key, *row in self._rows(select(table.client_key, *columns), table.client_key, client_keys):
-            self._by_client[key] = _Known(*row)
+        ids.update(id_ for row in rows if (id_ := row.record.supersedes) is not None and "\0" not in id_)
+        client_keys = {row.client_key for row in rows if row.client_key is not None}
+        for found in self._rows(columns, table.id, ids):
+            self._by_id[found[0]] = _Known(*found)
+        for client_key, *found in self._rows((table.client_key, *columns), table.client_key, client_keys):
+            self._by_client[client_key] = _Known(*found)
 
     def _read_forgotten(self, records: Sequence[FeedbackBase]) -> None:
         stones, ids = schema.TOMBSTONES.c, schema.FORGOTTEN.c
         self._forgotten_sources: dict[str, datetime] = {}
         self._forgotten_ids: set[str] = set()
-        if self._connection.execute(select(stones.id).limit(1)).first() is None:
+        if self._connection.execute(_ANY_TOMBSTONE).first() is None:
             return
         names = {sha256_of(name): name for name in {record.source.name for record in records}}
-        for sha256, time in self._rows(select(stones.source_sha256, stones.time), stones.source_sha256, names):
+        for sha256, time in self._rows((stones.source_sha256, stones.time), stones.source_sha256, names):
             self._forgotten_sources[names[sha256]] = from_microseconds(time)
-        records_ids = {record.id for record in records}
-        self._forgotten_ids.update(row[0] for row in self._rows(select(ids.record), ids.record, records_ids))
+        record_ids = {record.id for record in records}
+        self._forgotten_ids.update(found[0] for found in self._rows((ids.record,), ids.record, record_ids))
 
-    def _rows(self, query: Select[Any], column: Column[str], values: Iterable[str]) -> Iterator[Sequence[Any]]:
-        """The rows of a query whose column has one of the values."""
-        # One parameter that stands for a list: SQLAlchemy looks at each value of a list that is given in the query.
-        query = query.where(column.in_(bindparam("chunk", expanding=True)))
+    def _rows(self, columns: Sequence[Column[Any]], key: Column[Any], values: Iterable[Any]) -> Iterator[Any]:
+        """The columns of the rows whose key is one of the values."""
+        # As text, like the insertions, for the same reason.
+        dialect = self._connection.dialect
+        selection = _selection(tuple(columns), key, dialect)
+        mark = "?" if dialect.paramstyle == "qmark" else "%s"
         for chunk in chunks(values):
-            yield from self._connection.execute(query, {"chunk": chunk})
+            marks = ", ".join([mark] * len(chunk))
+            yield from self._connection.exec_driver_sql(f"{selection}({marks})", tuple(chunk))
 
     def _refuse_forgotten(self, record: FeedbackBase) -> None:
         forgotten = self._forgotten_sources.get(record.source.name)
@@ -261,20 +285,22 @@ class Batch:
         return corrected.seq if corrected.original is None else corrected.original
 
 
-def _client_key(record: FeedbackBase) -> str | None:
-    """The source with its client id; a unit separator keeps them apart, for names have no control characters."""
-    return None if record.client_id is None else f"{record.source.name}\x1f{record.client_id}"
+# Built once: a service adds one record at a time.
+_ANY_TOMBSTONE = select(schema.TOMBSTONES.c.id).limit(1)
+_COUNT = update(schema.META).where(schema.META.c.key == bindparam("counter")).values(value=bindparam("last"))
 
 
 @cache
 def _insertion(table: Table, dialect: Dialect) -> str:
-    statement = str(insert(table).compile(dialect=dialect))
-    # A source, a context or an output that is there is the same one; a record that is there would be a bug.
-    shared = table in (schema.SOURCES, schema.CONTEXTS, schema.OUTPUTS)
-    return statement + " ON CONFLICT DO NOTHING" if shared else statement
+    return str(insert(table).compile(dialect=dialect))
 
 
-def _columns(row: Encoded, entry: _Known) -> tuple[Any, ...]:
+@cache
+def _selection(columns: Sequence[Column[Any]], key: Column[Any], dialect: Dialect) -> str:
+    return f"{select(*columns).compile(dialect=dialect)} WHERE {key.name} IN "
+
+
+def _columns(row: Encoded, entry: _Known, context: int) -> tuple[Any, ...]:
     """The values of a row of `schema.RECORDS`, in the order of its columns."""
     record: Any = row.record
     file = record.edited.sha256 if isinstance(record, Edit) and isinstance(record.edited, File) else None
@@ -283,8 +309,8 @@ def _columns(row: Encoded, entry: _Known) -> tuple[Any, ...]:
         entry.id,
         record.kind,
         entry.source,
-        _client_key(record),
-        row.context.digest,
+        row.client_key,
+        context,
         entry.statement_digest,
         entry.original,
         microseconds(record.time),

@@ -23,13 +23,13 @@ from plaudit.feedback import schema
 
 WAIT_S = 30.0
 _SCHEMA = "plaudit"
-# A write-ahead log of 16 MiB and a cache of 64 MiB: large enough that a batch of records rewrites each page once.
+# A write-ahead log of 32 MiB and a cache as large: in a large store a batch of records touches thousands of pages.
 SQLITE_SETTINGS = (
     "PRAGMA synchronous=FULL",
     "PRAGMA foreign_keys=ON",
     "PRAGMA secure_delete=ON",
-    "PRAGMA wal_autocheckpoint=4096",
-    "PRAGMA cache_size=-65536",
+    "PRAGMA wal_autocheckpoint=8192",
+    "PRAGMA cache_size=-32768",
 )
 POSTGRESQL_SETTINGS = f"-c search_path={_SCHEMA} -c lock_timeout={WAIT_S:.0f}s -c synchronous_commit=on"
 
@@ -80,11 +80,10 @@ class Database:
             yield connection
 
     @contextmanager
-    def writing(self) -> Iterator[tuple[Connection, int]]:
-        """The one writing transaction at a time, with the last sequence number; committed on leaving, or undone."""
+    def writing(self) -> Iterator[tuple[Connection, dict[str, int]]]:
+        """The one writing transaction at a time, with the numbers given last; committed on leaving, or undone."""
         with self._transaction("write") as connection:
-            counter = select(schema.META.c.value).where(schema.META.c.key == "last_seq").with_for_update()
-            yield connection, connection.execute(counter).scalar_one()
+            yield connection, {row[0]: row[1] for row in connection.execute(_COUNTERS)}
 
     def scrub(self) -> None:
         """Rewrite the database so that no byte of what was deleted stays in its files.
@@ -114,11 +113,12 @@ class Database:
             self._inherited.append(self._engine.pool)
             self._engine.dispose(close=False)
             self._pid = os.getpid()
-        engine = self._engine.execution_options(access=access)
-        if access == "maintain" and self.path is None:
-            engine = engine.execution_options(isolation_level="AUTOCOMMIT")
-        with _in_words(self.location), engine.begin() as connection:
-            yield connection
+        with _in_words(self.location), self._engine.connect() as connection:
+            connection.execution_options(access=access)
+            if access == "maintain" and self.path is None:
+                connection.execution_options(isolation_level="AUTOCOMMIT")
+            with connection.begin():
+                yield connection
 
     def _prepare(self, *, create: bool) -> None:
         with self.reading() as connection:
@@ -173,6 +173,9 @@ class Database:
                 f"name another file"
             )
         return bool(names)
+
+
+_COUNTERS = select(schema.META.c.key, schema.META.c.value).order_by(schema.META.c.key).with_for_update()
 
 
 def _parse(location: str) -> URL:

@@ -92,10 +92,10 @@ def _bury(connection: Connection, source: str, reason: str | None) -> None:
     files = union(
         select(records.file).where(records.source == source),
         select(schema.CONTEXTS.c.file)
-        .join(schema.RECORDS, records.context == schema.CONTEXTS.c.digest)
+        .join(schema.RECORDS, records.context == schema.CONTEXTS.c.number)
         .where(records.source == source),
         select(schema.OUTPUTS.c.file)
-        .join(schema.RECORD_OUTPUTS, link.output == schema.OUTPUTS.c.digest)
+        .join(schema.RECORD_OUTPUTS, link.output == schema.OUTPUTS.c.number)
         .join(schema.RECORDS, records.seq == link.record)
         .where(records.source == source),
     ).subquery()
@@ -109,8 +109,8 @@ def _delete(connection: Connection, source: str) -> None:
     connection.execute(delete(schema.RECORDS).where(schema.RECORDS.c.source == source))
     connection.execute(delete(schema.SOURCES).where(schema.SOURCES.c.name == source))
 
-    def unused(table: Table, user: Column[str]) -> None:
-        used = select(user).where(user == table.c.digest).correlate(table).exists()
+    def unused(table: Table, user: Column[int]) -> None:
+        used = select(user).where(user == table.c.number).correlate(table).exists()
         connection.execute(delete(table).where(~used))
 
     unused(schema.CONTEXTS, schema.RECORDS.c.context)

@@ -1,6 +1,6 @@
 """The tables of a feedback store, and the triggers that make them append-only in the database itself.
 
-Contexts and outputs are stored once, under the digest of their canonical JSON. A record's payload is the record without
+Contexts and outputs are stored once, known by the digest of their canonical JSON. A record's payload is the record without
 them; the other columns repeat what queries need. Nothing is ever rewritten: a trigger refuses every UPDATE, and every
 DELETE of a record whose id was not entered as forgotten first.
 """
@@ -14,6 +14,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Table,
     Text,
@@ -24,10 +25,11 @@ VERSION = 1
 
 METADATA = MetaData()
 # SQLite makes only an INTEGER key the row's own address; PostgreSQL's INTEGER would end at 2**31.
-_SEQ = BigInteger().with_variant(Integer(), "sqlite")
+_NUMBER = BigInteger().with_variant(Integer(), "sqlite")
 
-# `last_seq` is the writers' counter: whoever holds its row writes, so sequence numbers appear in the order of commits
-# and a reader that asks for what came after a number misses nothing. It never goes back, not even by forgetting.
+# The schema's version, and the last numbers given in the tables of `COUNTED`. Whoever holds these rows writes, so numbers
+# appear in the order of commits and a reader that asks for what came after one misses nothing. No number is given twice,
+# not even after forgetting.
 META = Table(
     "meta",
     METADATA,
@@ -43,11 +45,14 @@ SOURCES = Table(
     sqlite_with_rowid=False,
 )
 
+# Numbered in the order of arrival, so that what refers to them by number goes to the end of its index. A digest goes to a
+# random place, which costs a page written to the disk each time a large store grows: it is indexed once, and as bytes.
 # `file` is the SHA-256 of the file that the content names, if it names one: forgetting must know who else uses it.
 CONTEXTS = Table(
     "contexts",
     METADATA,
-    Column("digest", Text, primary_key=True),
+    Column("number", _NUMBER, primary_key=True, autoincrement=False),
+    Column("digest", LargeBinary, nullable=False, unique=True),
     Column("json", Text, nullable=False),
     Column("file", Text),
 )
@@ -55,7 +60,8 @@ CONTEXTS = Table(
 OUTPUTS = Table(
     "outputs",
     METADATA,
-    Column("digest", Text, primary_key=True),
+    Column("number", _NUMBER, primary_key=True, autoincrement=False),
+    Column("digest", LargeBinary, nullable=False, unique=True),
     Column("json", Text, nullable=False),
     Column("file", Text),
 )
@@ -67,14 +73,14 @@ OUTPUTS = Table(
 RECORDS = Table(
     "records",
     METADATA,
-    Column("seq", _SEQ, primary_key=True, autoincrement=False),
+    Column("seq", _NUMBER, primary_key=True, autoincrement=False),
     Column("id", Text, nullable=False, unique=True),
     Column("kind", Text, nullable=False),
     Column("source", Text, ForeignKey("sources.name"), nullable=False),
     Column("client_key", Text, unique=True),
-    Column("context", Text, ForeignKey("contexts.digest"), nullable=False, index=True),
-    Column("statement_digest", Text, nullable=False),
-    Column("original", _SEQ, ForeignKey("records.seq")),
+    Column("context", _NUMBER, ForeignKey("contexts.number"), nullable=False, index=True),
+    Column("statement_digest", LargeBinary, nullable=False),
+    Column("original", _NUMBER, ForeignKey("records.seq")),
     Column("time", BigInteger, nullable=False),
     Column("answer", Text),
     Column("file", Text),
@@ -87,9 +93,9 @@ Index("records_original", RECORDS.c.original, RECORDS.c.seq, sqlite_where=_CORRE
 RECORD_OUTPUTS = Table(
     "record_outputs",
     METADATA,
-    Column("record", _SEQ, ForeignKey("records.seq", ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    Column("record", _NUMBER, ForeignKey("records.seq", ondelete="CASCADE"), primary_key=True, autoincrement=False),
     Column("position", Integer, primary_key=True, autoincrement=False),
-    Column("output", Text, ForeignKey("outputs.digest"), nullable=False, index=True),
+    Column("output", _NUMBER, ForeignKey("outputs.number"), nullable=False, index=True),
     sqlite_with_rowid=False,
 )
 
@@ -115,6 +121,7 @@ FORGOTTEN = Table(
 # forgetting that was interrupted between the two can be finished.
 FILES_TO_REMOVE = Table("files_to_remove", METADATA, Column("sha256", Text, primary_key=True))
 
+COUNTED = (RECORDS, CONTEXTS, OUTPUTS)
 _NEVER_REWRITTEN = (RECORDS, CONTEXTS, OUTPUTS, RECORD_OUTPUTS, TOMBSTONES, FORGOTTEN)
 _NEVER_REMOVED = (TOMBSTONES, FORGOTTEN)
 _ADVICE = "is append-only: store a correction that supersedes the record, or forget its source"
@@ -126,7 +133,8 @@ def create(connection: Connection) -> None:
     statements = _sqlite_triggers() if connection.dialect.name == "sqlite" else _postgresql_triggers()
     for statement in statements:
         connection.exec_driver_sql(statement)
-    connection.execute(insert(META), [{"key": "schema_version", "value": VERSION}, {"key": "last_seq", "value": 0}])
+    counters = [{"key": table.name, "value": 0} for table in COUNTED]
+    connection.execute(insert(META), [{"key": "schema_version", "value": VERSION}, *counters])
 
 
 def _sqlite_triggers() -> list[str]:
@@ -138,18 +146,15 @@ def _sqlite_triggers() -> list[str]:
         )
 
     unforgotten = "WHEN NOT EXISTS (SELECT 1 FROM forgotten WHERE record = OLD.id)"
-    # REPLACE deletes without firing DELETE triggers, so a row that is there and differs must stop the INSERT itself.
-    rewritten = (
-        "WHEN EXISTS (SELECT 1 FROM {0} WHERE digest = NEW.digest AND (json <> NEW.json OR file IS NOT NEW.file))"
-    )
-    same_record = (
-        "WHEN EXISTS (SELECT 1 FROM records WHERE seq = NEW.seq OR id = NEW.id OR client_key = NEW.client_key)"
-    )
+    # REPLACE deletes without firing DELETE triggers, so a row that is already there must stop the INSERT itself.
+    there = "WHEN EXISTS (SELECT 1 FROM {} WHERE {})"
+    same_content = "number = NEW.number OR digest = NEW.digest"
+    same_record = "seq = NEW.seq OR id = NEW.id OR client_key = NEW.client_key"
     return [
         *(refuse("UPDATE", table) for table in _NEVER_REWRITTEN),
         *(refuse("DELETE", table) for table in _NEVER_REMOVED),
-        *(refuse("INSERT", table, rewritten.format(table.name)) for table in (CONTEXTS, OUTPUTS)),
-        refuse("INSERT", RECORDS, same_record),
+        *(refuse("INSERT", table, there.format(table.name, same_content)) for table in (CONTEXTS, OUTPUTS)),
+        refuse("INSERT", RECORDS, there.format("records", same_record)),
         refuse("DELETE", RECORDS, unforgotten),
     ]
 

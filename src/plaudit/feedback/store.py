@@ -132,8 +132,8 @@ class FeedbackStore:
         encoded = [encode(record) for record in records]
         if not encoded:
             return []
-        with self._database.writing() as (connection, last_seq):
-            batch = Batch(connection, last_seq, [row for row in encoded if isinstance(row, Encoded)])
+        with self._database.writing() as (connection, counters):
+            batch = Batch(connection, counters, [row for row in encoded if isinstance(row, Encoded)])
             answers = [batch.decide(row) if isinstance(row, Encoded) else row for row in encoded]
             refusal = next((answer for answer in answers if isinstance(answer, RefusedFeedback)), None)
             if all_or_none and refusal is not None:
@@ -213,9 +213,9 @@ class FeedbackStore:
 
     def position(self) -> int:
         """A mark for `records(after=...)`: what is stored from now on comes after it."""
-        meta = schema.META.c
+        counter = select(schema.META.c.value).where(schema.META.c.key == schema.RECORDS.name)
         with self._database.reading() as connection:
-            return int(connection.execute(select(meta.value).where(meta.key == "last_seq")).scalar_one())
+            return int(connection.execute(counter).scalar_one())
 
     def get(self, record_id: str) -> Feedback | None:
         """The record with this id, superseded or not; None where there is none."""
@@ -330,12 +330,12 @@ class FeedbackStore:
 
 _ROWS = select(
     schema.RECORDS.c.seq, schema.RECORDS.c.id, schema.RECORDS.c.payload, schema.CONTEXTS.c.json.label("context")
-).join(schema.CONTEXTS, schema.RECORDS.c.context == schema.CONTEXTS.c.digest)
+).join(schema.CONTEXTS, schema.RECORDS.c.context == schema.CONTEXTS.c.number)
 
 
 def _outputs(connection: Connection, seqs: list[int]) -> dict[int, list[str]]:
     link, content = schema.RECORD_OUTPUTS.c, schema.OUTPUTS.c
-    query = select(link.record, content.json).join(schema.OUTPUTS, link.output == content.digest)
+    query = select(link.record, content.json).join(schema.OUTPUTS, link.output == content.number)
     found: dict[int, list[str]] = {}
     for seq, text in connection.execute(query.where(link.record.in_(seqs)).order_by(link.record, link.position)):
         found.setdefault(seq, []).append(text)

@@ -24,8 +24,8 @@ class EncodedPair:
 def encode_pairs(pairs: Rows[Pair], encoder: Encoder) -> tuple[list[EncodedPair], Counter[str]]:
     """Pairs as token ids, and how many were left out by reason."""
     encoded, dropped = [], Counter[str]()
-    before = encoder.truncated
     for pair in pairs:
+        before = encoder.truncated
         chosen = encoder.sequence(pair.context, pair.chosen)
         rejected = encoder.sequence(pair.context, pair.rejected)
         if chosen.output == rejected.output:
@@ -34,8 +34,8 @@ def encode_pairs(pairs: Rows[Pair], encoder: Encoder) -> tuple[list[EncodedPair]
             dropped["an output without tokens of the model"] += 1
         else:
             encoded.append(EncodedPair(chosen, rejected, pair.tie, pair.margin, pair.source))
-    if encoder.truncated > before:
-        dropped["(kept, but truncated)"] += encoder.truncated - before
+            if encoder.truncated > before:
+                dropped["(kept, but truncated)"] += 1
     return encoded, dropped
 
 
@@ -43,9 +43,12 @@ def encode_demonstrations(demonstrations: Rows[Demonstrated], encoder: Encoder) 
     """Demonstrations as token ids, and how many were left out by reason."""
     encoded, dropped = [], Counter[str]()
     for example in demonstrations:
+        before = encoder.truncated
         sequence = encoder.sequence(example.context, example.output)
         if any(sequence.mask):
             encoded.append(sequence)
+            if encoder.truncated > before:
+                dropped["(kept, but truncated)"] += 1
         else:
             dropped["an output without tokens of the model"] += 1
     return encoded, dropped

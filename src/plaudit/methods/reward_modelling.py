@@ -59,12 +59,14 @@ class RewardModelling:
         )
         if self.ties:
             value = rao_kupper(chosen, rejected, tie, tie_width=self.config.tie_width, margin=margin)
-        else:
+            weight = torch.ones_like(value)
+        else:  # trained without ties, it gives them no probability: held-out ones do not count
             value = bradley_terry(chosen, rejected, margin=margin)
+            weight = (~tie).to(value)
         difference = chosen - rejected
         right = (difference > 0).float() + 0.5 * (difference == 0).float()
         metrics = {
             "accuracy": torch.where(tie, torch.nan, right),
             "reward_margin": torch.where(tie, torch.nan, difference),
         }
-        return ExampleLoss(value, torch.ones_like(value), metrics, tokens=sum(map(len, sequences)))
+        return ExampleLoss(value, weight, metrics, tokens=sum(map(len, sequences)))

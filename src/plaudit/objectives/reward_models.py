@@ -79,6 +79,7 @@ def rao_kupper(
         raise ValueError(f"tie_width: expected a number > 0, got {tie_width}")
     difference = reward_a - reward_b
     log_wins_a = logsigmoid(difference - tie_width)
-    log_tie = math.log(math.expm1(2 * tie_width)) + log_wins_a + logsigmoid(-difference - tie_width)
-    decided = log_wins_a if margin is None else logsigmoid(difference - margin - tie_width)
+    log_scale = 2 * tie_width + math.log(-math.expm1(-2 * tie_width))  # log(e^{2α} - 1) without overflow
+    log_tie = log_scale + log_wins_a + logsigmoid(-difference - tie_width)
+    decided = log_wins_a if margin is None else logsigmoid(difference - torch.where(tie, 0, margin) - tie_width)
     return -torch.where(tie, log_tie, decided)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from plaudit.errors import PolicyError, require
+from plaudit.errors import PolicyError
 from plaudit.feedback.records import Context, Output, Producer, Tokens
 from plaudit.policies.base import LogProb, Sample, Sampling, by_length
 from plaudit.policies.decoding import sample_tokens
@@ -24,7 +24,8 @@ from plaudit.policies.loading import (
     fast_dtype,
     load_model,
     quiet_transformers,
-    read_adapter,
+    recompute_layers,
+    save_adapters,
 )
 from plaudit.policies.scoring import PaddedBatch, TokenScorer, causal_lm_of, padded_log_prob
 
@@ -80,13 +81,12 @@ class CausalLM:
         """
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         compute_dtype = fast_dtype(place) if dtype == "auto" else getattr(torch, dtype)
-        model, tokenizer = _load_merged(source, dtype=compute_dtype if lora is not None else torch.float32)
+        model, tokenizer = load_model(source, dtype=compute_dtype if lora is not None else torch.float32)
         if lora is not None:
             model = add_adapters(model, lora, seed=seed)
             model.peft_config["default"].base_model_name_or_path = str(source)
         if gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-            model.enable_input_require_grads()
+            recompute_layers(model)
         encoder = Encoder(tokenizer, max_context_tokens=max_context_tokens, max_output_tokens=max_output_tokens)
         return cls(model.to(place), encoder, name=str(source), compute_dtype=compute_dtype)
 
@@ -136,6 +136,8 @@ class CausalLM:
             sampling: temperature, top-p, top-k and the length limit.
             batch_size: rows that are sampled side by side.
         """
+        if n < 1:
+            raise ValueError(f"n: expected a whole number >= 1, got {n}")
         sampling = sampling or Sampling()
         encoded = [self.encoder.context(context) for context in contexts]
         results: list[list[Sample]] = [[] for _ in contexts]
@@ -176,27 +178,17 @@ class CausalLM:
     def save(self, folder: Path) -> None:
         """Write the model (or only its adapters) and the tokenizer in the transformers format."""
         folder.mkdir(parents=True, exist_ok=True)
-        # a reward model on the same trunk keeps its adapters in a folder of its own
-        only_own = {"selected_adapters": ["default"]} if self.has_adapters else {}
         with quiet_transformers():
-            self.model.save_pretrained(folder, **only_own)
+            if self.has_adapters:
+                save_adapters(self.model, folder, name="default")
+            else:
+                self.model.save_pretrained(folder)
         self.encoder.tokenizer.save_pretrained(folder)
         limits = {
             "max_context_tokens": self.encoder.max_context_tokens,
             "max_output_tokens": self.encoder.max_output_tokens,
         }
         (folder / "plaudit.json").write_text(json.dumps({"policy": "causal-lm", **limits}, indent=2) + "\n")
-
-
-def _load_merged(source: str | Path, *, dtype: torch.dtype) -> tuple[Any, Any]:
-    adapter = read_adapter(Path(source).expanduser())
-    if adapter is None:
-        return load_model(source, dtype=dtype)
-    base, folder = adapter
-    model, tokenizer = load_model(base, dtype=dtype)
-    peft = require("peft", extra="lm")
-    with quiet_transformers():
-        return peft.PeftModel.from_pretrained(model, folder).merge_and_unload(), tokenizer
 
 
 def _unwrapped(module: nn.Module) -> Any:

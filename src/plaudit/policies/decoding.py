@@ -25,8 +25,8 @@ def sampled_distribution(logits: Float[Tensor, "N V"], sampling: Sampling) -> Fl
         return torch.full_like(logits, -torch.inf).scatter(-1, best, 0.0)
     log_prob = torch.log_softmax(logits.float() / sampling.temperature, -1)
     if sampling.top_k is not None and sampling.top_k < log_prob.shape[-1]:
-        smallest = log_prob.topk(sampling.top_k, -1).values[..., -1:]
-        log_prob = torch.log_softmax(log_prob.masked_fill(log_prob < smallest, -torch.inf), -1)
+        values, kept = log_prob.topk(sampling.top_k, -1)  # k of them also where several are equally likely
+        log_prob = torch.full_like(log_prob, -torch.inf).scatter(-1, kept, torch.log_softmax(values, -1))
     if sampling.top_p < 1:
         ordered, order = log_prob.sort(-1, descending=True)
         before = ordered.exp().cumsum(-1) - ordered.exp()
@@ -39,13 +39,16 @@ def draw(log_prob: Float[Tensor, "N V"], generator: torch.Generator) -> Int[Tens
     """One token per row by inverting the cumulative distribution at one uniform number per row.
 
     `torch.multinomial` draws one exponential per token of the vocabulary, which costs more than a small model's forward.
-    A token of probability 0 is never drawn: its cumulative value equals its predecessor's.
+    A token of probability 0 is never drawn: its cumulative value equals its predecessor's, and where a GPU's parallel sum
+    rounds it up nevertheless, the likeliest token stands in.
     """
     cumulative = log_prob.exp().cumsum(-1)
     uniform = torch.rand(len(log_prob), 1, generator=generator, dtype=torch.float64).to(cumulative)
     total = cumulative[:, -1:]
     target = (uniform * total).clamp(max=torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cumulative, target, right=True).cpu()
+    drawn = torch.searchsorted(cumulative, target, right=True)
+    impossible = log_prob.gather(-1, drawn) == -torch.inf
+    return torch.where(impossible, log_prob.argmax(-1, keepdim=True), drawn).cpu()
 
 
 @torch.inference_mode()

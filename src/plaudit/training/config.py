@@ -58,10 +58,10 @@ class TrainingConfig:
     trackers: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = ()
 
     def __post_init__(self) -> None:
-        check(self, "epochs", self.epochs > 0, "a number > 0")
-        check(self, "max_steps", self.max_steps is None or self.max_steps >= 1, "a whole number >= 1, or nothing")
+        check(self, "epochs", 0 < self.epochs < math.inf, "a number > 0")
+        check(self, "max_steps", self.max_steps is None or whole(self.max_steps, 1), "a whole number >= 1, or nothing")
         for name in ("batch_size", "micro_batch_size", "keep_checkpoints"):
-            check(self, name, getattr(self, name) >= 1, "a whole number >= 1")
+            check(self, name, whole(getattr(self, name), 1), "a whole number >= 1")
         check(self, "learning_rate", 0 < self.learning_rate < math.inf, "a number > 0")
         check(self, "schedule", self.schedule in ("cosine", "linear", "constant"), "cosine, linear or constant")
         for name in ("warmup_ratio", "adam_beta1", "adam_beta2"):
@@ -69,13 +69,14 @@ class TrainingConfig:
         for name in ("weight_decay", "adam_epsilon", "max_grad_norm"):
             check(self, name, 0 <= getattr(self, name) < math.inf, "a number >= 0")
         for name in ("evaluate_every", "checkpoint_every", "patience"):
-            check(self, name, getattr(self, name) >= 0, "a whole number >= 0")
+            check(self, name, whole(getattr(self, name), 0), "a whole number >= 0")
         known = ("tensorboard", "wandb", "trackio", "mlflow")
         check(self, "trackers", set(self.trackers) <= set(known), f"some of {', '.join(known)}")
 
     def steps(self, examples: int) -> int:
         """Number of optimiser steps over so many examples."""
-        steps = math.ceil(self.epochs * math.ceil(examples / self.batch_size))
+        # rounded, since 1.1 epochs of 10 batches are 11.000000000000002 steps
+        steps = math.ceil(round(self.epochs * math.ceil(examples / self.batch_size), 9))
         return steps if self.max_steps is None else min(steps, self.max_steps)
 
     def learning_rate_at(self, step: int, steps: int) -> float:
@@ -97,6 +98,11 @@ def check(config: object, field: str, good: bool, expected: str) -> None:
     """Raise a `ConfigError` that names the field, what was expected and what came, unless `good`."""
     if not good:
         raise ConfigError(f"{field}: expected {expected}, got {getattr(config, field)!r}")
+
+
+def whole(value: object, least: int) -> bool:
+    """Whether a value is a whole number of at least so much."""
+    return isinstance(value, int) and value >= least
 
 
 def from_mapping(kind: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:

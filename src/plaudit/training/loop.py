@@ -20,9 +20,9 @@ from plaudit.errors import TrainingError, require
 from plaudit.progress import console, track
 from plaudit.training.checkpoint import (
     Progress,
+    forget_checkpoints_after,
     latest_checkpoint,
     load_checkpoint,
-    load_weights,
     prune_checkpoints,
     save_checkpoint,
     trained_weights,
@@ -93,6 +93,7 @@ class _Loop(Generic[ExampleT]):
             weight_decay=config.weight_decay,
         )
         self.progress = Progress()
+        self.written: Progress | None = None
 
     @property
     def main(self) -> bool:
@@ -105,7 +106,7 @@ class _Loop(Generic[ExampleT]):
             self.accelerator.init_trackers("plaudit", config={"run": self.folder.path.name})
         last = self.steps if stop_after is None else min(stop_after, self.steps)
         self.method.trainable.scorer = self.accelerator.prepare_model(self.module)
-        early = False
+        early = self._seen_enough()
         metrics: dict[str, float] = {}
         try:
             with track(f"Training ({self.method.name})", self.steps, quiet=not self.main) as bar:
@@ -121,10 +122,11 @@ class _Loop(Generic[ExampleT]):
                     bar.advance(note=f"loss {row['loss']:.3f}  {row['tokens_per_s']:.0f} tokens/s")
             self._checkpoint()
             if self.config.patience and self.progress.best_step is not None and (early or last == self.steps):
-                load_weights(self.folder.checkpoints / f"step-{self.progress.best_step:08d}", self.module)
+                load_checkpoint(self.folder.checkpoints / f"step-{self.progress.best_step:08d}", self.module, None)
         finally:
             self.method.trainable.scorer = self.module
-            self.accelerator.end_training()
+            for tracker in self.accelerator.trackers:  # not end_training, after which processes could not train again
+                tracker.finish()
         return TrainingResult(self.progress.step, early, metrics)
 
     def _step(self, index: int) -> dict[str, float]:
@@ -201,27 +203,34 @@ class _Loop(Generic[ExampleT]):
                 self._checkpoint()
         else:
             self.progress = replace(self.progress, looks_without_gain=self.progress.looks_without_gain + 1)
-        return 0 < self.config.patience <= self.progress.looks_without_gain, metrics
+        return self._seen_enough(), metrics
+
+    def _seen_enough(self) -> bool:
+        return 0 < self.config.patience <= self.progress.looks_without_gain
 
     def _due(self, every: int) -> bool:
         at_end = self.progress.step == self.steps
         return at_end or (every > 0 and self.progress.step % every == 0)
 
     def _checkpoint(self) -> None:
-        if self.main:
+        if self.main and self.progress != self.written:
             save_checkpoint(self.folder.checkpoints, self.module, self.optimizer, self.progress)
             best = self.progress.best_step if self.config.patience else None
             prune_checkpoints(self.folder.checkpoints, keep=self.config.keep_checkpoints, also=best)
+            self.written = self.progress
         self.accelerator.wait_for_everyone()
 
     def _resume(self) -> None:
         path, damaged = latest_checkpoint(self.folder.checkpoints)
         for sentence in damaged if self.main else ():
-            console.print(f"[yellow]{sentence} Taking the one before.[/yellow]")
+            console.print(f"[yellow]{sentence} Taking {path.name if path else 'the beginning'} instead.[/yellow]")
         if path is not None:
-            self.progress = load_checkpoint(path, self.module, self.optimizer)
+            self.progress = self.written = load_checkpoint(path, self.module, self.optimizer)
+        self.accelerator.wait_for_everyone()
         if self.main:
-            self.folder.forget_metrics_after(self.progress.step if path is not None else -1)
+            reached = self.progress.step if path is not None else -1
+            self.folder.forget_metrics_after(reached)
+            forget_checkpoints_after(self.folder.checkpoints, reached)
         self.accelerator.wait_for_everyone()
 
     def _log(self, split: str, values: dict[str, float]) -> None:

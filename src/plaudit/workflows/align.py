@@ -25,7 +25,7 @@ from plaudit.policies.base import by_length
 from plaudit.progress import console, track
 from plaudit.rewards import RewardModel
 from plaudit.training import RunFolder, train
-from plaudit.training.randomness import numpy_generator
+from plaudit.training.randomness import batch_indices, numpy_generator
 from plaudit.workflows.answers import distinct_contexts, kept_answers
 from plaudit.workflows.config import AlignConfig, to_mapping
 from plaudit.workflows.feedback_data import (
@@ -212,12 +212,19 @@ class _Learner:
         file = self.run.path / "reference.safetensors"
         if file.is_file():
             self.reference.load(file)
-        needed: list[EncodedPair] = [*self.held_out_pairs, *(self.examples if self.config.method == "dpo" else ())]
+        needed = [*self.held_out_pairs, *(self._visited() if self.config.method == "dpo" else ())]
         sequences = [side for pair in needed for side in (pair.chosen, pair.rejected)]
         with track("Reference log-probabilities", len(sequences)) as bar:
             self.reference.prepare(sequences, progress=bar.advance)
         if sequences and not file.is_file():
             self.reference.save(file)
+
+    def _visited(self) -> list[EncodedPair]:
+        """The pairs that training will come to; a run of few steps does not see them all."""
+        training, count = self.config.training, len(self.examples)
+        steps = range(training.steps(count))
+        seen = {i for step in steps for i in batch_indices(count, training.batch_size, step, seed=training.seed)}
+        return [self.examples[index] for index in sorted(seen)]
 
     def _sums_under_reference(self, sequences: Sequence[TokenSequence]) -> torch.Tensor:
         if self.policy.has_adapters:

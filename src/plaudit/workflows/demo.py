@@ -53,7 +53,7 @@ class DemoConfig:
         check(self, "held_out_contexts", 4 <= self.held_out_contexts <= 64, "a whole number from 4 to 64")
 
 
-SAMPLING = EvaluationConfig(outputs_per_context=2, max_new_tokens=64, batch_size=128)
+SAMPLING = EvaluationConfig(outputs_per_context=2, max_new_tokens=64, temperature=0.8, batch_size=128)
 
 
 def demo(config: DemoConfig, *, resuming: bool = False) -> AlignResult:
@@ -109,8 +109,8 @@ def align_settings(config: DemoConfig) -> AlignConfig:
         max_context_tokens=128,
         max_output_tokens=128,
         lora=LoRA(rank=16, alpha=32.0),
-        training=replace(training, learning_rate=5e-4, max_steps=24),
-        judge_training=replace(training, learning_rate=5e-4, max_steps=24),
+        training=replace(training, learning_rate=3e-4, max_steps=24),
+        judge_training=replace(training, learning_rate=3e-4, max_steps=16),
         dpo=DPOConfig(beta=0.1),
         evaluation=replace(SAMPLING, contexts=config.held_out_contexts),
     )

@@ -49,7 +49,7 @@ def read_array(path: Path) -> Iterator[Numbered]:
                 too_long = size > lines.LIMIT_BYTES
                 yield number, lines.too_long(number, size, raw) if too_long else lines.parse(number, raw, "row")
         except (EOFError, OSError, zlib.error) as error:
-            reason = f"the compressed file is cut off or damaged: {error}"
+            reason = f"reading broke off; the file is cut off or damaged: {error}"
             yield number + 1, Reject(number + 1, "file", path.name, reason)
             return
         if not scanner.closed:

@@ -71,7 +71,10 @@ def read_lines(path: Path) -> Iterator[Numbered]:
                 raw = file.readline(LIMIT_BYTES + 1)
                 size = len(raw) if len(raw) <= LIMIT_BYTES else len(raw) + _skip_line(file, raw)
             except (EOFError, OSError, zlib.error) as error:
-                yield number, Reject(number, "file", path.name, f"the compressed file is cut off or damaged: {error}")
+                yield (
+                    number,
+                    Reject(number, "file", path.name, f"reading broke off; the file is cut off or damaged: {error}"),
+                )
                 return
             if not raw:
                 return

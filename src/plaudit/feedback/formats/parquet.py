@@ -1,8 +1,9 @@
 """The container Parquet (`.parquet`): read and written row group by row group; needs the extra `data`.
 
 Texts are columns of strings, messages columns of lists of structs, as TRL and `datasets` expect them. Times and
-decimals come in as text and numbers. A column has one type throughout a file, so text in some rows and messages in
-others cannot be written, and an empty object, which has no type, becomes null.
+decimals come in as text and numbers; a NaN makes its row a reject, as everywhere, and a null does not. A column has
+one type throughout a file, so text in some rows and messages in others cannot be written, and an empty object, which
+has no type, becomes null.
 """
 
 from __future__ import annotations

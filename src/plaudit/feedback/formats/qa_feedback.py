@@ -18,8 +18,9 @@ A row gives, in this order:
 - an edit of prediction 1, unless `corrected-prediction` is empty; it may repeat the prediction;
 - a demonstration, the gold answer.
 
-The context is one text: "Question: <question>", then for each passage a blank line, "Passage <n>: <title>" and, on the
-next line, its sentences with one space between. `question` and `passages` are its attributes as they are in the row.
+The context is one text: for each passage "Passage <n>: <title>", on the next line its sentences with one space between, and
+a blank line; then "Question: <question>", last, so that a context that is too long loses passages and not the question.
+`question` and `passages` are its attributes as they are in the row.
 
 Written are records with such a context, each row's records together. What a row lacks is null there, also in
 `preference`, which is plaudit's addition: null means that nobody said. An export holds the rows that it builds in
@@ -91,9 +92,11 @@ def _from_cell(column: str, value: Any) -> Any:
 
 def qa_context(question: str, passages: list[list[str]]) -> Context:
     """The question and its passages as one text, with both as attributes."""
-    parts = [f"Question: {question}"]
-    for number, (title, *sentences) in enumerate(passages, start=1):
-        parts.append(f"Passage {number}: {title}\n{' '.join(sentences)}")
+    parts = [
+        f"Passage {number}: {title}\n{' '.join(sentences)}"
+        for number, (title, *sentences) in enumerate(passages, start=1)
+    ]
+    parts.append(f"Question: {question}")
     attributes: dict[str, Any] = {"question": question, "passages": passages}
     return Context(content=Text(text="\n\n".join(parts)), attributes=attributes)
 

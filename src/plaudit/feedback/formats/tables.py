@@ -42,7 +42,10 @@ def read_table(path: Path) -> Iterator[Numbered]:
                 yield begin, Reject(begin, "line", "", f"not valid CSV: {error}")
                 continue
             except (EOFError, OSError, zlib.error) as error:
-                yield begin, Reject(begin, "file", path.name, f"the compressed file is cut off or damaged: {error}")
+                yield (
+                    begin,
+                    Reject(begin, "file", path.name, f"reading broke off; the file is cut off or damaged: {error}"),
+                )
                 return
             if cells is None:
                 return
