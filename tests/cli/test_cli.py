@@ -77,8 +77,8 @@ def test_import_look_export_and_forget(votes, capsys):
 
 
 def test_align_from_settings_then_report_then_forget_names_the_run(votes, tiny_model, capsys):
-    Path("tiny.toml").write_text(TINY)
-    arguments = ["align", "--config", "tiny.toml", "--model", str(tiny_model), "--feedback", "feedback.db"]
+    Path("tiny.toml").write_text(f'model = "{tiny_model}"\nfeedback = "feedback.db"\n{TINY}')
+    arguments = ["align", "--config", "tiny.toml"]
     assert main(["import", "votes.jsonl", "--source", "ann"]) == 0
     assert main([*arguments, "--dry-run"]) == 0
     text = said(capsys)
@@ -91,6 +91,9 @@ def test_align_from_settings_then_report_then_forget_names_the_run(votes, tiny_m
     assert main(["report", "runs/one", "--no-open"]) == 0
     assert Path("runs/one/report.html").is_file()
     assert main(["resume", "runs/one"]) == 0
+    assert main(["align", "--config", "runs/one/config.toml", "--run", "runs/two"]) == 0
+    one, two = (Path("runs", name, "metrics.jsonl").read_text().splitlines() for name in ("one", "two"))
+    assert [json.loads(line)["loss"] for line in one] == [json.loads(line)["loss"] for line in two]
     assert main(["feedback", "forget", "ann", "--yes"]) == 0
     assert "These runs learned from them; train anew without them: runs/one" in said(capsys)
 
@@ -106,6 +109,7 @@ def test_align_from_settings_then_report_then_forget_names_the_run(votes, tiny_m
         (["align", "--model", "x", "--feedback", "missing.jsonl"], 2, "missing.jsonl"),
         (["align", "--model", "./nowhere", "--feedback", "votes.jsonl"], 2, "There is no folder or file './nowhere'"),
         (["align", "--config", "none.toml"], 2, "there is no file 'none.toml'"),
+        (["align", "--config", "votes.jsonl"], 2, "--config: 'votes.jsonl' is no TOML file"),
         (["import", "missing.jsonl"], 2, "missing.jsonl"),
         (["import", "votes.jsonl", "--format", "trl-preferences"], 2, "trl-preference"),
         (["feedback", "stats", "--store", "none.db"], 1, "none.db"),

@@ -65,7 +65,9 @@ def test_top_k_keeps_k_of_equally_likely_tokens_too(k):
     assert sorted(found) == pytest.approx([0] * (4 - k) + [1 / k] * k)
 
 
-@pytest.mark.parametrize(("p", "kept"), [(0.39, 1), (0.41, 2), (0.69, 2), (0.71, 3), (0.86, 4), (0.96, 5), (1.0, 5), (1e-9, 1)])
+@pytest.mark.parametrize(
+    ("p", "kept"), [(0.39, 1), (0.41, 2), (0.69, 2), (0.71, 3), (0.86, 4), (0.96, 5), (1.0, 5), (1e-9, 1)]
+)
 def test_top_p_keeps_the_fewest_that_reach_p(p, kept):
     total = sum(PROBABILITIES[:kept])
     expected = [probability / total for probability in PROBABILITIES[:kept]] + [0] * (5 - kept)
@@ -75,7 +77,9 @@ def test_top_p_keeps_the_fewest_that_reach_p(p, kept):
 @pytest.mark.parametrize("p", [0.25, 0.5, 0.75])
 def test_top_p_is_reached_by_exactly_p(p):
     """Four tokens of a quarter each: a half is reached by two of them."""
-    assert sorted(distribution(torch.zeros(1, 4), top_p=p))[int(4 - 4 * p) :] == pytest.approx([1 / (4 * p)] * int(4 * p))
+    assert sorted(distribution(torch.zeros(1, 4), top_p=p))[int(4 - 4 * p) :] == pytest.approx(
+        [1 / (4 * p)] * int(4 * p)
+    )
 
 
 def test_temperature_then_top_k_then_top_p():
@@ -137,9 +141,7 @@ def test_tokens_of_probability_0_are_never_drawn(monkeypatch, uniform):
     probabilities = torch.tensor([0.0, 0.0, 0.3, 0.0, 0.2, 0.0, 0.5, 0.0, 0.0])
     log_prob = probabilities.log().expand(5000, -1)
     if uniform != "random":
-        monkeypatch.setattr(
-            decoding.torch, "rand", lambda *shape, **_: torch.full(shape, uniform, dtype=torch.float64)
-        )
+        monkeypatch.setattr(decoding.torch, "rand", lambda *shape, **_: torch.full(shape, uniform, dtype=torch.float64))
     assert (probabilities[draw(log_prob, generator())] > 0).all()
 
 

@@ -62,7 +62,9 @@ def test_a_chat_is_rendered_by_the_template(encoder, tokenizer):
     assert encoder.context(Context(content=chat(*turns))) == rendered(tokenizer, turns, open_turn=True)
 
 
-@pytest.mark.parametrize("output", [answer("Four."), Output(content=chat(("assistant", "Four.")))], ids=["text", "chat"])
+@pytest.mark.parametrize(
+    "output", [answer("Four."), Output(content=chat(("assistant", "Four.")))], ids=["text", "chat"]
+)
 def test_context_and_answer_are_the_templates_conversation(encoder, tokenizer, output):
     sequence = encoder.sequence(ask(QUESTION[1]), output)
     line_break = tokenizer("\n")["input_ids"]
@@ -111,7 +113,9 @@ def test_a_template_that_rewrites_earlier_turns_is_refused(tokenizer):
 
 
 def test_a_template_that_refuses_a_role_is_named_with_the_roles(tokenizer):
-    strict = "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}{% endfor %}"
+    strict = (
+        "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}{% endfor %}"
+    )
     encoder = Encoder(with_template(tokenizer, strict))
     with pytest.raises(PolicyError, match="chat template refused the roles system, user: no system"):
         encoder.context(Context(content=chat(("system", "x"), ("user", "y"))))

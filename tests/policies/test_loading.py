@@ -138,7 +138,10 @@ def test_only_the_policys_own_adapters_are_saved(tiny_model, tmp_path):
         ("/no/such/folder", r"There is no folder or file '/no/such/folder'\."),
         ("a/b/c", r"There is no folder or file 'a/b/c'\."),
         ("missing.gguf", r"There is no file 'missing\.gguf'\."),
-        ("nobody/nothing", r"from 'nobody/nothing': .* Give a folder in the transformers format, a \.gguf file, or the name"),
+        (
+            "nobody/nothing",
+            r"from 'nobody/nothing': .* Give a folder in the transformers format, a \.gguf file, or the name",
+        ),
     ],
 )
 def test_a_missing_model_is_named(source, message):
@@ -155,7 +158,9 @@ def test_a_folder_without_a_configuration(tmp_path):
 def test_damaged_weights(broken, content):
     weights = broken / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000] if content == "cut" else content)
-    with pytest.raises(PolicyError, match=rf"The weights of '{broken}' are damaged: .*\. Copy or download the model again\."):
+    with pytest.raises(
+        PolicyError, match=rf"The weights of '{broken}' are damaged: .*\. Copy or download the model again\."
+    ):
         load(broken)
 
 
@@ -166,7 +171,9 @@ def test_damaged_weights(broken, content):
 )
 def test_other_damaged_files(broken, file, content):
     (broken / file).unlink() if content is None else (broken / file).write_text(content)
-    with pytest.raises(PolicyError, match=rf"Cannot load a .* from '{broken}': .*\. Give a folder in the transformers format"):
+    with pytest.raises(
+        PolicyError, match=rf"Cannot load a .* from '{broken}': .*\. Give a folder in the transformers format"
+    ):
         load(broken)
 
 
@@ -182,7 +189,9 @@ def test_weights_that_are_not_there_are_not_made_up(broken):
     weights = load_file(broken / "model.safetensors")
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(PolicyError, match=r"lacks 1 of its weights, the first is model\.layers\.1\.mlp\.up_proj\.weight"):
+    with pytest.raises(
+        PolicyError, match=r"lacks 1 of its weights, the first is model\.layers\.1\.mlp\.up_proj\.weight"
+    ):
         load(broken)
 
 
@@ -194,7 +203,9 @@ def test_weights_that_are_not_there_are_not_made_up(broken):
         (lambda folder: (folder / "adapter_config.json").write_text("{}"), "does not name its base model"),
         (lambda folder: (folder / "adapter_config.json").write_text("{"), "is damaged"),
         (
-            lambda folder: (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(folder)})),
+            lambda folder: (folder / "adapter_config.json").write_text(
+                json.dumps({"base_model_name_or_path": str(folder)})
+            ),
             "does not name its base model",
         ),
     ],
@@ -220,7 +231,9 @@ def test_missing_packages_are_named_with_their_extra(tiny_model, monkeypatch):
         raise ModuleNotFoundError(name=name.partition(".")[0])
 
     monkeypatch.setattr(plaudit.errors.importlib, "import_module", nothing)
-    with pytest.raises(MissingExtra, match=r"transformers is not installed. Install it with: pip install 'plaudit\[lm\]'"):
+    with pytest.raises(
+        MissingExtra, match=r"transformers is not installed. Install it with: pip install 'plaudit\[lm\]'"
+    ):
         load(tiny_model)
 
 

@@ -58,7 +58,9 @@ def test_behaviour_log_probs_are_the_scored_ones(policy, n):
 )
 @torch.no_grad()
 def test_behaviour_log_probs_are_those_of_what_was_really_sampled_from(policy, sampling):
-    for context, group in zip(CONTEXTS, policy.sample(CONTEXTS, 2, generator=generator(), sampling=sampling), strict=True):
+    for context, group in zip(
+        CONTEXTS, policy.sample(CONTEXTS, 2, generator=generator(), sampling=sampling), strict=True
+    ):
         for sample in group:
             steps = step_distributions(policy, as_sequence(policy, context, sample.token_ids), sampling)
             expected = steps.gather(-1, torch.tensor(sample.token_ids)[:, None]).squeeze(-1)
@@ -69,7 +71,9 @@ def test_behaviour_log_probs_are_those_of_what_was_really_sampled_from(policy, s
 def test_first_tokens_have_the_models_frequencies(policy):
     """A chi-square test over the tokens that are expected at least 10 times, the others together."""
     count, context = 4000, ask("Hi")
-    (group,) = policy.sample([context], count, generator=generator(), sampling=Sampling(max_new_tokens=1), batch_size=count)
+    (group,) = policy.sample(
+        [context], count, generator=generator(), sampling=Sampling(max_new_tokens=1), batch_size=count
+    )
     found = np.bincount([sample.token_ids[0] for sample in group], minlength=policy.model.config.vocab_size)
     logits = policy.model(torch.tensor([policy.encoder.context(context)])).logits[0, -1]
     expected = count * logits.double().softmax(-1).numpy()
@@ -105,7 +109,9 @@ def test_the_same_generator_gives_the_same_samples_and_nothing_else_random_is_to
 def test_groups_come_in_the_order_of_their_contexts_whatever_the_batches(policy):
     """Greedy answers belong to their contexts, so their order shows where each group went."""
     greedy = Sampling(max_new_tokens=4, temperature=0)
-    alone = [policy.sample([context], 1, generator=generator(), sampling=greedy)[0][0].token_ids for context in CONTEXTS]
+    alone = [
+        policy.sample([context], 1, generator=generator(), sampling=greedy)[0][0].token_ids for context in CONTEXTS
+    ]
     assert len(set(alone)) == len(alone)
     for batch_size in (1, 2, 6, 64):
         groups = policy.sample(CONTEXTS, 2, generator=generator(), sampling=greedy, batch_size=batch_size)
@@ -145,13 +151,17 @@ def test_an_output_is_finished_when_it_stopped_by_itself(policy):
     stop = policy.encoder.turn_end
     with torch.no_grad():
         embeddings = policy.model.get_output_embeddings()
-        handle = embeddings.register_forward_hook(lambda _, __, logits: logits.index_fill(-1, torch.tensor([stop]), 1e4))
+        handle = embeddings.register_forward_hook(
+            lambda _, __, logits: logits.index_fill(-1, torch.tensor([stop]), 1e4)
+        )
     try:
         (stopped,) = policy.sample(CONTEXTS[:1], 1, generator=generator(), sampling=SHORT)[0]
     finally:
         handle.remove()
     assert (stopped.token_ids, stopped.log_prob, stopped.finished, stopped.text) == ((stop,), (0.0,), True, "")
-    (cut,) = policy.sample(CONTEXTS[:1], 1, generator=generator(), sampling=Sampling(max_new_tokens=3, temperature=0))[0]
+    (cut,) = policy.sample(CONTEXTS[:1], 1, generator=generator(), sampling=Sampling(max_new_tokens=3, temperature=0))[
+        0
+    ]
     assert (len(cut.token_ids), cut.finished) == (3, False)
 
 

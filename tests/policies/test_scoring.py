@@ -39,7 +39,9 @@ def gradients(policy: CausalLM, batches: list[list[Sequence]]) -> dict[str, torc
 def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
     assert one.keys() == other.keys()
     for name, value in one.items():
-        torch.testing.assert_close(value, other[name], rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            value, other[name], rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 # --- values ---------------------------------------------------------------------------------------------------------
@@ -91,7 +93,9 @@ def test_neighbours_and_their_order_change_nothing(policy):
     for row, sequence in enumerate(SEQUENCES):
         torch.testing.assert_close(policy.log_prob_of([sequence]).sum()[0], together[row], **EXACT)
     order = [3, 0, 5, 1, 4, 2]
-    torch.testing.assert_close(policy.log_prob_of([SEQUENCES[index] for index in order]).sum(), together[order], **EXACT)
+    torch.testing.assert_close(
+        policy.log_prob_of([SEQUENCES[index] for index in order]).sum(), together[order], **EXACT
+    )
     giant = Sequence(tuple(range(3, 63)), tuple(range(3, 63)), (True,) * 60)
     torch.testing.assert_close(policy.log_prob_of([*SEQUENCES, giant]).sum()[:-1], together, **EXACT)
 

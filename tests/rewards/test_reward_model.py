@@ -262,8 +262,14 @@ def test_a_reward_on_a_policy_that_was_adapters_itself_comes_back(tiny_model, po
         (lambda folder: (folder / "head.safetensors").unlink(), "is damaged: .*head.safetensors"),
         (lambda folder: (folder / "head.safetensors").write_bytes(b"xx"), "is damaged: .*header"),
         (lambda folder: (folder / "reward.json").write_text("{"), "is damaged"),
-        (lambda folder: (folder / "reward.json").write_text(json.dumps({"offset": 0})), "is damaged: 'max_context_tokens'"),
-        (lambda folder: (folder / "reward" / "adapter_model.safetensors").unlink(), "is damaged: .*holds no adapter_model"),
+        (
+            lambda folder: (folder / "reward.json").write_text(json.dumps({"offset": 0})),
+            "is damaged: 'max_context_tokens'",
+        ),
+        (
+            lambda folder: (folder / "reward" / "adapter_model.safetensors").unlink(),
+            "is damaged: .*holds no adapter_model",
+        ),
         (
             lambda folder: save_file({"weight": torch.zeros(1, 5)}, folder / "head.safetensors"),
             r"has a head of shape \(1, 5\), its trunk .* needs \(1, 32\)",

@@ -115,7 +115,10 @@ def flip_a_bit(file: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda path: flip_a_bit(path / "weights.safetensors"), "is damaged: weights.safetensors is not what was written"),
+        (
+            lambda path: flip_a_bit(path / "weights.safetensors"),
+            "is damaged: weights.safetensors is not what was written",
+        ),
         (lambda path: flip_a_bit(path / "optimizer.safetensors"), "is damaged: optimizer.safetensors is not what was"),
         (lambda path: (path / "weights.safetensors").write_bytes(b""), "is damaged: weights.safetensors"),
         (lambda path: (path / "weights.safetensors").unlink(), "is incomplete: .*No such file"),
@@ -156,7 +159,10 @@ def test_the_newest_is_the_one_of_the_highest_step(tmp_path):
     ("module", "message"),
     [
         (nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1)), r"2 weights differ in name or shape, the first is 0\.bias"),
-        (nn.Sequential(nn.Linear(3, 2)), r"differ in name or shape, the first is 0\.bias \(expected \(2,\), found None\)"),
+        (
+            nn.Sequential(nn.Linear(3, 2)),
+            r"differ in name or shape, the first is 0\.bias \(expected \(2,\), found None\)",
+        ),
         (nn.Sequential(nn.Linear(3, 5), nn.Linear(2, 1)), r"the first is 0\.bias"),
     ],
     ids=["wider", "shorter", "other"],
@@ -167,14 +173,19 @@ def test_another_models_checkpoint_is_refused(tmp_path, module, message):
         module[0].bias.requires_grad_(False)
         message = r"2 weights differ in name or shape, the first is 0\.weight \(expected \(4, 3\), found \(2, 3\)\)"
     before = {name: weight.clone() for name, weight in module.named_parameters()}
-    with pytest.raises(CheckpointError, match=f"The checkpoint {path} belongs to another model or LoRA setting: .*{message}"):
+    with pytest.raises(
+        CheckpointError, match=f"The checkpoint {path} belongs to another model or LoRA setting: .*{message}"
+    ):
         load_checkpoint(path, module, None)
     assert all(torch.equal(weight, before[name]) for name, weight in module.named_parameters())
 
 
 @pytest.mark.parametrize(
     "error",
-    [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O error: No space left on device (os error 28)")],
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("I/O error: No space left on device (os error 28)"),
+    ],
     ids=["system", "safetensors"],
 )
 def test_a_full_disk_is_named_with_what_to_do(tmp_path, monkeypatch, error):
@@ -186,7 +197,8 @@ def test_a_full_disk_is_named_with_what_to_do(tmp_path, monkeypatch, error):
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save_file", full)
-        with pytest.raises(CheckpointError, match=rf"no space left .* in {folder}\. Free some and run: plaudit resume {tmp_path}/run$"):
+        advice = rf"no space left .* in {folder}\. Free some and run: plaudit resume {tmp_path}/run$"
+        with pytest.raises(CheckpointError, match=advice):
             save_checkpoint(folder, *trained(), Progress(step=2))
     assert names(folder) == ["step-00000001"]
 
@@ -198,7 +210,9 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
         save_checkpoint(file, *trained(), PROGRESS)
 
 
-@pytest.mark.parametrize(("keep", "also", "left"), [(1, None, [5]), (2, None, [4, 5]), (2, 1, [1, 4, 5]), (9, 2, [1, 2, 3, 4, 5])])
+@pytest.mark.parametrize(
+    ("keep", "also", "left"), [(1, None, [5]), (2, None, [4, 5]), (2, 1, [1, 4, 5]), (9, 2, [1, 2, 3, 4, 5])]
+)
 def test_the_newest_and_the_best_stay(tmp_path, keep, also, left):
     for step in range(1, 6):
         save_checkpoint(tmp_path, *trained(steps=1), Progress(step=step))

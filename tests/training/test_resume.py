@@ -34,11 +34,10 @@ def interrupt_after(portions: int) -> Callable[[object], None]:
     return watch
 
 
-@pytest.fixture(params=["plain", "looks", "noise"])
+@pytest.fixture(params=["looks", "noise"])
 def world(request) -> dict:
     """Settings of a run; with noise, the forward pass draws from the global generator."""
     return {
-        "plain": {"config": settings(checkpoint_every=1)},
         "looks": {"config": settings(checkpoint_every=2, evaluate_every=3, patience=9), "held_out": HELD_OUT},
         "noise": {"config": settings(checkpoint_every=1), "noise": 0.5},
     }[request.param]
@@ -151,6 +150,7 @@ def test_without_a_checkpoint_a_run_begins(tmp_path, world):
 
 
 # --- language models ------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("lora", [None, LoRA(rank=2)], ids=["full", "lora"])
 def test_a_language_models_run_goes_on_bit_identically_after_every_step(tiny_model, tmp_path, lora):

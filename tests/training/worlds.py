@@ -54,7 +54,9 @@ class Fit:
     name: str = "fit"
 
     def collect(self, step: Step) -> list[Point]:
-        return [self.points[index] for index in batch_indices(len(self.points), step.batch_size, step.index, seed=step.seed)]
+        return [
+            self.points[index] for index in batch_indices(len(self.points), step.batch_size, step.index, seed=step.seed)
+        ]
 
     def loss(self, examples: Sequence[Point]) -> ExampleLoss:
         self.watch(examples)

@@ -8,11 +8,12 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
 from cyclopts import App
-from cyclopts.config import Toml
+from cyclopts.config import Dict
 from rich.console import Console
 from rich.markup import escape
 
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         tokens, config = _split_config(list(sys.argv[1:] if arguments is None else arguments))
-        app.config = () if config is None else (Toml(config, must_exist=True, use_commands_as_keys=False),)
+        app.config = () if config is None else (_read_config(config, app.parse_commands(tokens)[0]),)
         result = app(tokens, exit_on_error=False, print_error=True, result_action="return_value", console=errors)
     except PlauditError as error:
         errors.print(f"[red]Error:[/red] {escape(str(error))}", soft_wrap=True)
@@ -86,6 +87,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 2
         raise
     return result if isinstance(result, int) else 0
+
+
+def _read_config(path: Path, commands: Sequence[str]) -> Dict:
+    """The file's settings as those of the command that is called. A run's config.toml also says what ran it."""
+    try:
+        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config: {str(path)!r} is no TOML file: {error}") from error
+    settings.pop("workflow", None)
+    for command in reversed(commands):
+        settings = {command: settings}
+    return Dict(settings, source=str(path))
 
 
 def _split_config(tokens: list[str]) -> tuple[list[str], Path | None]:

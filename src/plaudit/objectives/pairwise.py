@@ -32,7 +32,7 @@ def dpo(
 
     Reference:
         Rafailov et al., "Direct Preference Optimization", arXiv 2305.18290, equation 7. The smoothing is Mitchell's
-        "A note on DPO with noisy preferences", equation 3. TRL's ``loss_type="sigmoid"`` is the same function.
+        "A note on DPO with noisy preferences", equation 3. TRL's ``loss_type="sigmoid"`` is the paper's.
 
     Example:
         Log-ratios 1 and -1 at β = 0.5 give ``h = 1`` and ``L = log(1 + e^-1) = 0.3133``.

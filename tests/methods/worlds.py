@@ -1,0 +1,135 @@
+"""Every method on the tiny model with a handful of examples of very unequal lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from plaudit.methods import DPO, SFT, DPOConfig, EncodedPair, RewardConfig, RewardModelling, SFTConfig
+from plaudit.policies import CausalLM, LoRA, Reference
+from plaudit.policies import Sequence as TokenSequence
+from plaudit.rewards import RewardModel
+from plaudit.training import RunFolder, TrainingConfig, train
+
+LENGTHS = ((3, 4), (9, 2), (1, 1), (4, 40), (5, 6), (60, 7), (2, 3))  # of contexts and of outputs
+
+
+def perturb(module: torch.nn.Module, *, seed: int = 0, size: float = 0.1) -> None:
+    """Move the trained weights: fresh adapters would make most losses the same."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in module.parameters():
+            if weight.requires_grad:
+                weight.add_(size * torch.randn(weight.shape, generator=generator))
+
+
+def demonstrations() -> list[TokenSequence]:
+    """One of them has masked tokens, and one's all are."""
+    generator = torch.Generator().manual_seed(0)
+
+    def ids(length: int) -> tuple[int, ...]:
+        return tuple(torch.randint(3, 250, (length,), generator=generator).tolist())
+
+    made = [TokenSequence(ids(context), ids(output), (True,) * output) for context, output in LENGTHS]
+    made[3] = TokenSequence(made[3].context, made[3].output, (True, False) * 20)
+    made[4] = TokenSequence(made[4].context, made[4].output, (False,) * 6)
+    return made
+
+
+def pairs(*, ties: bool = False, margins: bool = False) -> list[EncodedPair]:
+    generator = torch.Generator().manual_seed(1)
+
+    def ids(length: int) -> tuple[int, ...]:
+        return tuple(torch.randint(3, 250, (length,), generator=generator).tolist())
+
+    made = []
+    for number, (context, output) in enumerate(LENGTHS):
+        asked, lengths = ids(context), (output, 1 + 3 * number)
+        sides = [TokenSequence(asked, ids(length), (True,) * length) for length in lengths]
+        margin = number / 2 if margins and number % 2 else None
+        made.append(EncodedPair(*sides, tie=ties and number % 3 == 0, margin=margin))
+    return made
+
+
+def policy(model: Path) -> CausalLM:
+    made = CausalLM.load(model, lora=LoRA(rank=2), dtype="float32")
+    perturb(made.scorer)
+    return made
+
+
+def reward_model(model: Path) -> RewardModel:
+    made = RewardModel.load(model, lora=LoRA(rank=2), dtype="float32")
+    perturb(made.scorer)
+    return made
+
+
+def _dpo(model: Path, examples: Any, config: DPOConfig) -> DPO:
+    learner = policy(model)
+    return DPO(learner, Reference(learner), examples, config)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method, how it is made from a model's folder and examples, and its examples."""
+
+    make: Callable[[Path, Any], Any]
+    examples: Callable[[], list[Any]]
+
+
+def _sft(how: str) -> Case:
+    return Case(lambda model, examples: SFT(policy(model), examples, SFTConfig(aggregation=how)), demonstrations)
+
+
+def _reward(config: RewardConfig, **kinds: bool) -> Case:
+    return Case(lambda model, examples: RewardModelling(reward_model(model), examples, config), lambda: pairs(**kinds))
+
+
+CASES = {
+    "dpo": Case(lambda model, examples: _dpo(model, examples, DPOConfig(beta=0.3)), pairs),
+    "dpo-smoothed": Case(lambda model, examples: _dpo(model, examples, DPOConfig(label_smoothing=0.2)), pairs),
+    "sft-token-mean": _sft("token-mean"),
+    "sft-sequence-mean": _sft("sequence-mean"),
+    "sft-sequence-sum": _sft("sequence-sum"),
+    "reward": _reward(RewardConfig()),
+    "reward-margins": _reward(RewardConfig(margin_weight=0.5), margins=True),
+    "reward-ties": _reward(RewardConfig(tie_width=0.4, margin_weight=0.5), ties=True, margins=True),
+}
+
+
+@dataclass
+class Stepped:
+    """What one optimiser step did."""
+
+    gradients: dict[str, torch.Tensor]
+    weights: dict[str, torch.Tensor]
+    metrics: dict[str, float]
+
+
+def one_step(name: str, model: Path, folder: Path, *, size: int = 100, order: Sequence[int] | None = None) -> Stepped:
+    """One step of `train` on all examples, in micro-batches of `size`.
+
+    AdamW's first moment after one step is ``(1 - beta1) * gradient``, and it is in the checkpoint. With an epsilon of 1 the
+    step is nearly proportional to the gradient, so that weights can be compared as well.
+    """
+    case = CASES[name]
+    examples = case.examples()
+    if order is not None:
+        examples = [examples[index] for index in order]
+    method = case.make(model, examples)
+    config = TrainingConfig(
+        batch_size=len(examples), micro_batch_size=size, max_grad_norm=0.0, adam_epsilon=1.0, learning_rate=1.0
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    train(method, RunFolder(folder), config, steps=1)
+    moments = load_file(folder / "checkpoints" / "step-00000001" / "optimizer.safetensors")
+    names = [name for name, weight in method.trainable.scorer.named_parameters() if weight.requires_grad]
+    gradients = {key: moments[f"{index}.exp_avg"] / (1 - config.adam_beta1) for index, key in enumerate(names)}
+    (metrics,) = RunFolder(folder).metrics()
+    metrics = {key: value for key, value in metrics.items() if key not in ("split", "tokens_per_s")}
+    weights = {key: method.trainable.scorer.get_parameter(key).detach().clone() for key in names}
+    return Stepped(gradients, weights, metrics)
