@@ -93,7 +93,8 @@ def tiny_plain_model(tmp_path_factory) -> Path:
 def run_in_two_processes(module: str, *arguments: object) -> None:
     """Run ``module``'s main on two processes that talk over gloo, as torchrun does on one machine."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", module]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    paths = os.pathsep.join(filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
     result = subprocess.run(
         [*command, *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=180, check=False
     )

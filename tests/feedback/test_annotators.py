@@ -2,12 +2,12 @@
 
 import math
 from collections import Counter
-from itertools import product
+from itertools import chain, product
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import chisquare
+from scipy.stats import binomtest, chisquare
 
 from plaudit.errors import ConfigError
 from plaudit.feedback.annotators import Annotator, AnnotatorPool, ChoiceProbabilities
@@ -251,3 +251,36 @@ def test_impossible_pools_are_refused():
         pool_of(who, who)
     with pytest.raises(ConfigError, match=r"label_flip: expected a probability from 0 to 0\.5, got 0\.6"):
         pool_of(who, label_flip=0.6)
+
+
+def test_a_ranking_puts_two_outputs_in_the_order_that_a_comparison_would():
+    """Plackett-Luce: P(i above j) = sigmoid((u_i - u_j) / temperature), however many others are ranked beside them."""
+    person = Annotator("clear", {"clear": 2.0, "words": 0.1}, temperature=0.8)
+    pool = pool_of(person)
+    outputs = [
+        Output(content=text)
+        for text in ("clear and short", "clear in more words than that", "less of it", "a less clear one")
+    ]
+    rankings = [pool.rank(CONTEXT, outputs, seed=seed) for seed in range(3000)]
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        above = sum(list(chain(*r.tiers)).index(i) < list(chain(*r.tiers)).index(j) for r in rankings)
+        expected = pool.preference_probability(CONTEXT, outputs[i], outputs[j])
+        assert binomtest(above, len(rankings), expected).pvalue > 0.001
+
+
+def test_a_ranking_is_the_same_each_time_and_has_every_output_once():
+    pool = pool_of(*people(), label_flip=0.25)
+    outputs = [Output(content=text) for text in ("one", "two", "three")]
+    first, second = (pool.rank(CONTEXT, outputs, seed=5) for _ in range(2))
+    assert (first.tiers, first.shown, first.client_id) == (second.tiers, second.shown, second.client_id)
+    assert sorted(chain(*first.tiers)) == sorted(first.shown) == [0, 1, 2]
+    with pytest.raises(ConfigError, match="at least two outputs to rank, got 1"):
+        pool.rank(CONTEXT, outputs[:1], seed=5)
+
+
+def test_the_order_of_outputs_given_does_not_change_who_wins():
+    pool = pool_of(*people())
+    outputs = [Output(content=text) for text in ("one", "two", "three")]
+    turned = outputs[::-1]
+    best = [outputs[pool.rank(CONTEXT, outputs, seed=seed).tiers[0][0]] for seed in range(20)]
+    assert best == [turned[pool.rank(CONTEXT, turned, seed=seed).tiers[0][0]] for seed in range(20)]

@@ -107,7 +107,9 @@ def test_sft_reports_nats_per_token_of_what_counts(tiny_model):
     learner, examples = policy(tiny_model), demonstrations()
     loss = SFT(learner, examples, SFTConfig(aggregation="sequence-sum")).loss(examples)
     counts = [sum(example.mask) for example in examples]
-    expected = [-total / count if count else math.nan for total, count in zip(log_probs(learner, examples), counts, strict=True)]
+    expected = [
+        -total / count if count else math.nan for total, count in zip(log_probs(learner, examples), counts, strict=True)
+    ]
     assert loss.metrics["nats_per_token"].tolist() == pytest.approx(expected, rel=1e-4, nan_ok=True)
     assert loss.weight.tolist() == [float(count > 0) for count in counts]
     assert math.isnan(expected[4])
@@ -197,7 +199,11 @@ def test_pairs_become_tokens_and_what_cannot_is_counted(encoder):
     encoded, dropped = encode_pairs([*kept, *lost], encoder)
     assert encoded == [
         EncodedPair(
-            encoder.sequence(one.context, one.chosen), encoder.sequence(one.context, one.rejected), one.tie, one.margin, "anna"
+            encoder.sequence(one.context, one.chosen),
+            encoder.sequence(one.context, one.rejected),
+            one.tie,
+            one.margin,
+            "anna",
         )
         for one in kept
     ]
@@ -215,6 +221,8 @@ def test_demonstrations_become_tokens_and_what_cannot_is_counted(encoder):
     context = Context(content=Text(text="Question?"))
     user = Chat(messages=(Message(role="user", content="no answer"),))
     outputs = [Output(content=content) for content in (Text(text="yes"), Text(text="long" * 5), user)]
-    encoded, dropped = encode_demonstrations([Demonstrated(context, output, "anna", ("1",)) for output in outputs], encoder)
+    encoded, dropped = encode_demonstrations(
+        [Demonstrated(context, output, "anna", ("1",)) for output in outputs], encoder
+    )
     assert encoded == [encoder.sequence(context, output) for output in outputs[:2]]
     assert dropped == Counter({"an output without tokens of the model": 1, "(kept, but truncated)": 1})

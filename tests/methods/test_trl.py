@@ -56,7 +56,9 @@ def assert_same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) 
     assert max(value.abs().max() for value in ours.values()) > 1e-2
     scale = max(1.0, float(torch.nn.utils.get_total_norm(theirs.values())))
     for name, value in theirs.items():
-        torch.testing.assert_close(ours[name], value, rtol=1e-4, atol=1e-5 * scale, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            ours[name], value, rtol=1e-4, atol=1e-5 * scale, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple
 
 from plaudit.errors import ConfigError
-from plaudit.feedback.records import Comparison, Context, Output, Source, new_record_id
+from plaudit.feedback.records import Comparison, Context, Output, Ranking, Source, new_record_id
 
 Features = Callable[[Context, str], Mapping[str, float]]
 
@@ -158,6 +158,42 @@ class AnnotatorPool:
             shown=(0, 1) if a_is_first else (1, 0),
             choice=choice,
             client_id=f"simulated:{_fingerprint(*key)}",
+        )
+
+    def rank(self, context: Context, outputs: Sequence[Output], *, seed: int) -> Ranking:
+        """One ranking of several outputs, best first, by the annotator of this context.
+
+        The order is that of ``u(x, y) / temperature + position_bias * (first half shown ? 1 : 0) + Gumbel noise``, the
+        Plackett-Luce model: of any two outputs the one is ranked above the other with the probability of `compare` without
+        ties (Luce 1959; Yellott 1977). With probability 2 * `label_flip` the order is random. The position bias counts for
+        the first half of the outputs shown.
+
+        Raises:
+            ConfigError: fewer than two outputs.
+        """
+        if len(outputs) < 2:
+            raise ConfigError(f"outputs: expected at least two outputs to rank, got {len(outputs)}")
+        who = self.annotator(context, seed=seed)
+        key: tuple[str | int, ...] = (seed, context.digest, *sorted(map(_address, outputs)))
+        addresses = [_address(output) for output in outputs]
+        shown = sorted(range(len(outputs)), key=lambda index: _uniform("shown", *key, addresses[index]))
+        careless = _uniform("noise", *key) < 2 * self.label_flip
+        score = []
+        for index, output in enumerate(outputs):
+            gumbel = -math.log(-math.log(max(_uniform("gumbel", *key, addresses[index]), 2.0**-53)))
+            worth = who.utility(self.features(context, output.text), output.text) / who.temperature
+            early = who.position_bias if shown.index(index) < len(outputs) // 2 else 0.0
+            score.append(gumbel if careless else worth + early + gumbel)
+        order = sorted(range(len(outputs)), key=lambda index: -score[index])
+        return Ranking(
+            id=new_record_id(),
+            time=datetime.now(UTC),
+            source=Source(name=who.name, kind="simulated"),
+            context=context,
+            outputs=tuple(outputs),
+            shown=tuple(shown),
+            tiers=tuple((index,) for index in order),
+            client_id=f"simulated:{_fingerprint('ranking', *key)}",
         )
 
     def choice_probabilities(self, context: Context, a: Output, b: Output) -> ChoiceProbabilities:

@@ -236,7 +236,7 @@ class _Learner:
 def _views(records: list[Feedback], config: AlignConfig) -> tuple[FeedbackData[Any], FeedbackData[Pair]]:
     """The method's own examples, and the pairs for the judge and the policy's accuracy, split alike."""
     split = partial(split_view, held_out=config.held_out, seed=config.training.seed)
-    pairs = split(views.pairs(records, ties="drop", aspect=config.aspect))
+    pairs = split(config.pairs(records, ties="drop"))
     return (pairs if config.method == "dpo" else split(views.demonstrations(records))), pairs
 
 

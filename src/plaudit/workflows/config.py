@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from cyclopts import Parameter
 
+from plaudit.feedback import views
+from plaudit.feedback.examples import Pair, View
+from plaudit.feedback.records import FeedbackBase
 from plaudit.methods import DPOConfig, RewardConfig, SFTConfig
 from plaudit.policies import LoRA, Sampling
 from plaudit.policies.loading import DType
@@ -63,6 +66,7 @@ class ModelConfig:
         run: folder of the run; by default a new one in runs/.
         format: the feedback file's format, where it cannot be told from its columns.
         aspect: learn from what was said about this aspect only.
+        pairs_per_ranking: at most so many pairs of one ranking, from the best and the worst output on; by default all.
         held_out: share of the contexts kept aside to measure with.
         dtype: type of matrix products; auto is bfloat16 where the hardware multiplies it natively.
         device: cpu, cuda, cuda:1, ...; by default the GPU where there is one.
@@ -78,6 +82,7 @@ class ModelConfig:
     run: Path | None = None
     format: str | None = None
     aspect: str | None = None
+    pairs_per_ranking: int | None = None
     held_out: float = 0.1
     dtype: DType = "auto"
     device: str | None = None
@@ -91,6 +96,12 @@ class ModelConfig:
         check(self, "held_out", 0 <= self.held_out < 1, "a share in [0, 1)")
         for name in ("max_context_tokens", "max_output_tokens"):
             check(self, name, getattr(self, name) >= 1, "a whole number >= 1")
+        per_ranking = self.pairs_per_ranking
+        check(self, "pairs_per_ranking", per_ranking is None or per_ranking >= 1, "a whole number >= 1, or nothing")
+
+    def pairs(self, records: Iterable[FeedbackBase], *, ties: Literal["drop", "keep"]) -> View[Pair]:
+        """The view of the records that pairwise methods learn from."""
+        return views.pairs(records, ties=ties, aspect=self.aspect, max_pairs_per_ranking=self.pairs_per_ranking)
 
     @property
     def adapters(self) -> LoRA | None:

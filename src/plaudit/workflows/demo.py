@@ -6,12 +6,10 @@ better at what they want, and not only at what they said.
 
 from __future__ import annotations
 
-import itertools
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from plaudit.feedback.records import Comparison, Output
 from plaudit.feedback.store import FeedbackStore
 from plaudit.methods import DPOConfig
 from plaudit.policies import QUICKSTART_MODEL, CausalLM, LoRA
@@ -33,7 +31,8 @@ class DemoConfig:
         run: folder of the run; by default a new one in runs/.
         model: the model to improve.
         contexts: questions to sample answers to and to collect feedback on, at most 196.
-        outputs_per_context: answers to each question; every two of them are compared.
+        outputs_per_context: answers to each question.
+        rankings_per_context: how many of the people rank them; the best and the worst of each ranking make a pair.
         held_out_contexts: questions to measure with, at most 64; none of them is learned from.
         seed: of every random choice.
         device: cpu, cuda, ...; by default the GPU where there is one.
@@ -42,7 +41,8 @@ class DemoConfig:
     run: Path | None = None
     model: str = QUICKSTART_MODEL
     contexts: int = 128
-    outputs_per_context: int = 4
+    outputs_per_context: int = 6
+    rankings_per_context: int = 2
     held_out_contexts: int = 64
     seed: int = 0
     device: str | None = None
@@ -50,6 +50,7 @@ class DemoConfig:
     def __post_init__(self) -> None:
         check(self, "contexts", 10 <= self.contexts <= 196, "a whole number from 10 to 196")
         check(self, "outputs_per_context", self.outputs_per_context >= 2, "a whole number >= 2")
+        check(self, "rankings_per_context", self.rankings_per_context >= 1, "a whole number >= 1")
         check(self, "held_out_contexts", 4 <= self.held_out_contexts <= 64, "a whole number from 4 to 64")
 
 
@@ -76,15 +77,15 @@ def demo(config: DemoConfig, *, resuming: bool = False) -> AlignResult:
     contexts = plain_language.contexts("train")[: config.contexts]
     sampling = replace(SAMPLING, outputs_per_context=config.outputs_per_context)
     answers = kept_answers("to_judge", run, policy, contexts, sampling, seed=config.seed)
-    records: list[Comparison] = []
     pool = plain_language.annotators()
-    for context, samples in zip(contexts, answers, strict=True):
-        outputs: list[Output] = [policy.output(sample, sampling.sampling) for sample in samples]
-        for number, (a, b) in enumerate(itertools.combinations(outputs, 2)):
-            records.append(pool.compare(context, a, b, seed=config.seed * 1000 + number))
+    records = [
+        pool.rank(context, [policy.output(sample, sampling.sampling) for sample in samples], seed=config.seed + judge)
+        for context, samples in zip(contexts, answers, strict=True)
+        for judge in range(config.rankings_per_context)
+    ]
     with FeedbackStore.open(settings.feedback) as store:
         stored = store.add(records)
-    console.print(f"{len(stored)} comparisons by {len(pool.annotators)} simulated people lie in {settings.feedback}.")
+    console.print(f"{len(stored)} rankings by {len(pool.annotators)} simulated people lie in {settings.feedback}.")
     assert settings.run is not None
     result = align(
         settings,
@@ -106,10 +107,11 @@ def align_settings(config: DemoConfig) -> AlignConfig:
         feedback=str(config.run / "feedback.db"),
         run=config.run / "dpo",
         device=config.device,
+        pairs_per_ranking=1,
         max_context_tokens=128,
         max_output_tokens=128,
         lora=LoRA(rank=16, alpha=32.0),
-        training=replace(training, learning_rate=3e-4, max_steps=24),
+        training=replace(training, learning_rate=5e-4, max_steps=24, epochs=2),
         judge_training=replace(training, learning_rate=3e-4, max_steps=16),
         dpo=DPOConfig(beta=0.1),
         evaluation=replace(SAMPLING, contexts=config.held_out_contexts),

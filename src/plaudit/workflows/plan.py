@@ -25,8 +25,8 @@ def plan(config: AlignConfig | TrainRewardConfig) -> str:
         train, held_out, dropped = len(data.train), len(data.held_out), data.dropped
         expect_examples(data, held_out=config.held_out)
     else:
-        ties = "keep" if isinstance(config, TrainRewardConfig) and config.ties == "keep" else "drop"
-        made = views.pairs(records, ties=ties, aspect=config.aspect)  # type: ignore[arg-type]
+        ties = config.ties if isinstance(config, TrainRewardConfig) else "drop"
+        made = config.pairs(records, ties=ties)
         pairs = split_view(made, held_out=config.held_out, seed=config.training.seed)
         train, held_out, dropped = len(pairs.train), len(pairs.held_out), pairs.dropped
         expect_examples(pairs, held_out=config.held_out)

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from plaudit.evaluation.report import RunReport, write_report
-from plaudit.feedback import views
 from plaudit.feedback.examples import Pair
 from plaudit.methods import EncodedPair, RewardConfig, RewardModelling, encode_pairs
 from plaudit.policies import Sequence as TokenSequence
@@ -41,9 +40,7 @@ def train_reward(config: TrainRewardConfig, *, resuming: bool = False) -> RunFol
     with RunFolder.begin(config.run, {"workflow": "train reward", **to_mapping(config)}, resuming=resuming) as run:
         with open_feedback(config.feedback, format_name=config.format, folder=run.path) as store:
             records = load_records(store, run, resuming=resuming)
-        data = split_view(
-            views.pairs(records, ties=config.ties, aspect=config.aspect), held_out=config.held_out, seed=seed
-        )
+        data = split_view(config.pairs(records, ties=config.ties), held_out=config.held_out, seed=seed)
         expect_examples(data, held_out=config.held_out)
         run.write_feedback_ids(data.record_ids)
         console.print(f"Loading {config.model} ...")
