@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 import pickle
 import sqlite3
-import threading
-from collections import Counter
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,6 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import create_engine, text
 
 from plaudit.errors import ConfigError, InvalidFeedback, StoreError
 from plaudit.feedback import records as fb
@@ -359,130 +355,6 @@ def test_reading_a_source_goes_by_an_index_and_never_sorts(tmp_path: Path) -> No
     assert "records_source (source=? AND seq>?)" in one
     assert "USING INTEGER PRIMARY KEY" in several
     assert "TEMP B-TREE" not in one + several
-
-
-# --- append-only, in the database itself ---------------------------------------------------------------------------
-
-REWRITES = [
-    "UPDATE records SET payload = '{}'",
-    "UPDATE records SET original = NULL",
-    "UPDATE contexts SET json = '{}'",
-    "UPDATE outputs SET json = '{}'",
-    "UPDATE record_outputs SET position = position + 10",
-    "DELETE FROM records",
-]
-_FORGED = "kind, source, {key}, context, 'x', original, 0, 'b', file, '{{}}' FROM records"
-REPLACEMENTS = [
-    "REPLACE INTO contexts SELECT number, x'00', '{}', NULL FROM contexts",
-    "REPLACE INTO outputs SELECT number + 9, digest, '{}', NULL FROM outputs",
-    "INSERT INTO contexts SELECT *  FROM contexts WHERE true ON CONFLICT (number) DO UPDATE SET json = '{}'",
-    f"REPLACE INTO records SELECT seq, 'x', {_FORGED.format(key='NULL')}",
-    f"REPLACE INTO records SELECT seq + 9, id, {_FORGED.format(key='NULL')}",
-    f"REPLACE INTO records SELECT seq + 9, 'x', {_FORGED.format(key='client_key')}",
-]
-
-
-@pytest.mark.parametrize("statement", REWRITES)
-def test_the_database_refuses_to_rewrite(store: FeedbackStore, location: str, statement: str) -> None:
-    record = comparison(client_id="c1")
-    store.add([record])
-    url = location.replace("postgresql://", "postgresql+psycopg://") if "://" in location else f"sqlite:///{location}"
-    engine = create_engine(url)
-    with engine.connect() as connection:
-        if "://" in location:
-            connection.execute(text("SET search_path = plaudit"))
-        with pytest.raises(Exception, match=r"plaudit: .* is append-only"):
-            connection.execute(text(statement))
-    engine.dispose()
-    assert list(store.records()) == [record]
-
-
-@pytest.mark.parametrize("statement", REPLACEMENTS)
-def test_sqlite_refuses_to_replace(tmp_path: Path, statement: str) -> None:
-    with FeedbackStore.open(tmp_path / "feedback.db") as store:
-        record = comparison(client_id="c1")
-        store.add([record])
-        connection = sqlite3.connect(tmp_path / "feedback.db")
-        with pytest.raises(sqlite3.IntegrityError, match="is append-only"):
-            connection.execute(statement)
-        connection.close()
-        assert list(store.records()) == [record]
-
-
-def test_postgresql_refuses_to_truncate(postgresql: str) -> None:
-    import psycopg
-
-    with FeedbackStore.open(postgresql) as store:
-        store.add([comparison()])
-        with psycopg.connect(postgresql) as connection, pytest.raises(psycopg.Error, match="is append-only"):
-            connection.execute("TRUNCATE plaudit.records CASCADE")
-        assert len(store) == 1
-
-
-# --- several writers -----------------------------------------------------------------------------------------------
-
-
-def _write(location: str, name: str, shared: int, own: int) -> None:
-    """What one of several processes does: records of its own, and records that all of them try to store."""
-    with FeedbackStore.open(location) as store:
-        for number in range(max(shared, own)):
-            batch = []
-            if number < shared:
-                batch.append(comparison(number, source={"name": "everyone"}, client_id=f"shared-{number}"))
-            if number < own:
-                batch.append(comparison(number, source={"name": name}, client_id=str(number)))
-            store.add(batch)
-
-
-def test_four_processes_write_at_once_from_the_first_moment(location: str) -> None:
-    # The store does not exist yet, so they also race for making it. Fork keeps the start cheap; no thread runs here.
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=_write, args=(location, f"p{number}", 15, 25)) for number in range(4)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-    assert [process.exitcode for process in processes] == [0, 0, 0, 0]
-    with FeedbackStore.open(location, create=False) as store:
-        assert store.stats().by_source == {"p0": 25, "p1": 25, "p2": 25, "p3": 25, "everyone": 15}
-        assert len(list(store.records())) == 115
-        assert store.position() == 115, "no number is skipped, so readers can follow"
-
-
-def test_four_threads_share_one_store(store: FeedbackStore) -> None:
-    failures: list[BaseException] = []
-
-    def work(name: str) -> None:
-        try:
-            for number in range(10):
-                store.add([comparison(number, source={"name": name}, client_id=str(number)), comparison(number)])
-                assert len(list(store.records(sources=name))) == number + 1
-        except BaseException as error:  # noqa: BLE001 - a thread has nobody else to tell
-            failures.append(error)
-
-    threads = [threading.Thread(target=work, args=(f"t{number}",)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert failures == []
-    assert Counter(record.source.name for record in store.records()) == {"alice": 40, **{f"t{n}": 10 for n in range(4)}}
-
-
-def test_a_store_opened_before_a_fork_works_on_both_sides(store: FeedbackStore) -> None:
-    store.add([comparison(0)])
-
-    def work(first: int) -> None:
-        for number in range(first, first + 30):
-            store.add([comparison(number)])
-            assert len(list(store.records())) > 1
-
-    process = multiprocessing.get_context("fork").Process(target=work, args=(100,))
-    process.start()
-    work(200)
-    process.join(30)
-    assert process.exitcode == 0
-    assert len(list(store.records())) == 61
 
 
 def test_a_source_is_one_under_whatever_kind_its_records_give(store: FeedbackStore) -> None:

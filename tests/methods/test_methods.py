@@ -107,9 +107,8 @@ def test_sft_reports_nats_per_token_of_what_counts(tiny_model):
     learner, examples = policy(tiny_model), demonstrations()
     loss = SFT(learner, examples, SFTConfig(aggregation="sequence-sum")).loss(examples)
     counts = [sum(example.mask) for example in examples]
-    expected = [
-        -total / count if count else math.nan for total, count in zip(log_probs(learner, examples), counts, strict=True)
-    ]
+    sums = log_probs(learner, examples)
+    expected = [-total / count if count else math.nan for total, count in zip(sums, counts, strict=True)]
     assert loss.metrics["nats_per_token"].tolist() == pytest.approx(expected, rel=1e-4, nan_ok=True)
     assert loss.weight.tolist() == [float(count > 0) for count in counts]
     assert math.isnan(expected[4])

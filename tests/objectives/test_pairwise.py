@@ -53,7 +53,7 @@ def test_a_policy_that_is_its_reference_has_loss_log_2():
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
 def test_gradient_is_the_papers(smoothing):
-    """The paper's section 4: a pair is weighted by how wrong the implicit reward is, ``β σ(-h)``; smoothed, ``β (σ(-h) - ε)``."""
+    """The paper's section 4: a pair weighs by how wrong the implicit reward is, ``β σ(-h)``; smoothed, ``β (σ(-h) - ε)``."""
     beta = 0.4
     chosen, rejected = CHOSEN.clone().requires_grad_(), REJECTED.clone().requires_grad_()
     dpo(chosen, rejected, beta=beta, label_smoothing=smoothing).sum().backward()

@@ -127,6 +127,16 @@ def test_draws_have_the_distributions_frequencies():
     assert chisquare(found, [count * probability for probability in wrong]).pvalue < 0.01
 
 
+@pytest.mark.parametrize(
+    ("uniform", "token"), [(0.0, 1), (0.125, 1), (0.25, 2), (0.49, 2), (0.5, 4), (0.99, 4), (1 - 2**-53, 4)]
+)
+def test_a_token_is_drawn_where_the_uniform_number_lies_in_its_share(monkeypatch, uniform, token):
+    """From the sum of the probabilities before it up to, not including, the sum with its own."""
+    monkeypatch.setattr(decoding.torch, "rand", lambda *shape, **_: torch.full(shape, uniform, dtype=torch.float64))
+    log_prob = torch.tensor([[0.0, 0.25, 0.25, 0.0, 0.5, 0.0]]).log()
+    assert draw(log_prob, generator()).tolist() == [[token]]
+
+
 def test_rows_are_drawn_independently_of_each_other():
     """Two rows of a fair coin agree half of the time."""
     coins = torch.full((2, 2), math.log(0.5))
