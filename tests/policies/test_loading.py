@@ -263,7 +263,7 @@ def test_the_quickstarts_model_answers_sensibly(tmp_path):
     policy = load(QUICKSTART_MODEL, lora=LoRA(rank=2))
     assert not policy.scorer.whole_logits
     question = ask("What is the capital of France? Answer in one word.")
-    greedy = Sampling(max_new_tokens=4, temperature=0)
+    greedy = Sampling(max_new_tokens=8, temperature=0)
     ((sample,),) = policy.sample([question], 1, generator=torch.Generator(), sampling=greedy)
     assert "Paris" in sample.text
     policy.save(tmp_path)

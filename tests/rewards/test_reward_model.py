@@ -124,13 +124,13 @@ def test_progress_counts_every_sequence(tiny_model, policy):
 
 
 def test_a_fresh_head_starts_rewards_near_0(tiny_model):
-    """Standard deviation 1 / sqrt(width + 1), from the seed and nothing else."""
+    """Standard deviation 0.1 / sqrt(width + 1), from the seed and nothing else."""
     state = torch.random.get_rng_state()
     heads = [RewardModel.load(tiny_model, dtype="float32", seed=seed).scorer.head.weight for seed in (0, 0, 1)]
     assert torch.equal(torch.random.get_rng_state(), state)
     width = heads[0].shape[1]
     generator = torch.Generator().manual_seed(0)
-    assert torch.equal(heads[0], torch.randn(1, width, generator=generator) * (width + 1) ** -0.5)
+    assert torch.equal(heads[0], torch.randn(1, width, generator=generator) * (0.1 * (width + 1) ** -0.5))
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
 

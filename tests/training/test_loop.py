@@ -131,6 +131,21 @@ def test_examples_of_weight_0_leave_no_trace_not_even_nan(tmp_path):
         torch.testing.assert_close(state_of(dirty)[name], value, rtol=1e-5, atol=1e-6)
 
 
+def test_trackers_are_told_the_same_metrics(tmp_path):
+    """Read back from TensorBoard's own files; a second training in the same process is logged as well."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for name in ("one", "two"):
+        fit(Fit(POINTS), tmp_path / name, settings(trackers=("tensorboard",)), steps=3, held_out=POINTS[:2])
+        (events,) = (path.parent for path in (tmp_path / name).rglob("events.out.tfevents.*") if path.parent.name == "plaudit")
+        told = EventAccumulator(str(events)).Reload()
+        rows = RunFolder(tmp_path / name).metrics()
+        for split in ("train", "held_out"):
+            expected = [(row["step"], pytest.approx(row["loss"], rel=1e-6)) for row in rows if row["split"] == split]
+            assert [(item.step, item.value) for item in told.Scalars(f"{split}/loss")] == expected
+
+
 # --- what stops it --------------------------------------------------------------------------------------------------
 
 
