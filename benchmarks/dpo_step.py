@@ -36,7 +36,8 @@ def answers(count: int, words: int = 48) -> list[tuple[str, str, str]]:
     questions = [str(context.attributes["question"]) for context in plain_language.contexts("train")]
     vocabulary = " ".join(questions).split()
     return [
-        (questions[index], *(" ".join(generator.choices(vocabulary, k=words)) for _ in range(2))) for index in range(count)
+        (questions[index], *(" ".join(generator.choices(vocabulary, k=words)) for _ in range(2)))
+        for index in range(count)
     ]
 
 
@@ -51,7 +52,10 @@ def build_trl(policy: CausalLM, rows: list[tuple[str, str, str]], *, precompute:
         return [{"role": role, "content": text}]
 
     data = Dataset.from_list(
-        [{"prompt": chat("user", q), "chosen": chat("assistant", c), "rejected": chat("assistant", r)} for q, c, r in rows]
+        [
+            {"prompt": chat("user", q), "chosen": chat("assistant", c), "rejected": chat("assistant", r)}
+            for q, c, r in rows
+        ]
     )
     with tempfile.TemporaryDirectory() as folder:
         arguments = TRLConfig(

@@ -138,7 +138,9 @@ def test_trackers_are_told_the_same_metrics(tmp_path):
 
     for name in ("one", "two"):
         fit(Fit(POINTS), tmp_path / name, settings(trackers=("tensorboard",)), steps=3, held_out=POINTS[:2])
-        (events,) = (path.parent for path in (tmp_path / name).rglob("events.out.tfevents.*") if path.parent.name == "plaudit")
+        (events,) = (
+            path.parent for path in (tmp_path / name).rglob("events.out.tfevents.*") if path.parent.name == "plaudit"
+        )
         told = EventAccumulator(str(events)).Reload()
         rows = RunFolder(tmp_path / name).metrics()
         for split in ("train", "held_out"):
