@@ -42,7 +42,7 @@ class DemoConfig:
     model: str = QUICKSTART_MODEL
     contexts: int = 128
     outputs_per_context: int = 6
-    rankings_per_context: int = 2
+    rankings_per_context: int = 3
     held_out_contexts: int = 64
     seed: int = 0
     device: str | None = None
