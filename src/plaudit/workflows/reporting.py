@@ -94,7 +94,7 @@ def training_curves(run: RunFolder) -> dict[str, Curve]:
         ("train", "reward_margin"): "Reward margin, chosen minus rejected",
         ("train", "gradient_norm"): "Gradient norm before clipping",
     }
-    units = {"loss": "nats", "accuracy": "share", "reward_margin": "nats" if "dpo" in str(run.path) else ""}
+    units = {"loss": "nats", "accuracy": "share"}
     curves = {}
     for (split, metric), name in named.items():
         points = [(row["step"], row[metric]) for row in rows if row["split"] == split and metric in row]
