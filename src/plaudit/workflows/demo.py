@@ -111,8 +111,8 @@ def align_settings(config: DemoConfig) -> AlignConfig:
         max_context_tokens=128,
         max_output_tokens=128,
         lora=LoRA(rank=16, alpha=32.0),
-        training=replace(training, learning_rate=4e-4, max_steps=20, epochs=2),
-        judge_training=replace(training, learning_rate=3e-4, max_steps=20, epochs=2),
+        training=replace(training, learning_rate=3e-4, max_steps=16),
+        judge_training=replace(training, learning_rate=3e-4, max_steps=16),
         dpo=DPOConfig(beta=0.1),
         evaluation=replace(SAMPLING, contexts=config.held_out_contexts),
     )
