@@ -8,7 +8,29 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from objectives.contract import Case, lengths_mask, uniform
 from plaudit.objectives import aggregate, negative_log_likelihood
+
+MASK = lengths_mask(5, 6)
+
+
+def demonstrations(rows, **settings):
+    log_prob = uniform(5, 6, seed=1).log()
+    return {"token_log_prob": log_prob[:rows], "mask": MASK[:rows], **settings}
+
+
+CASES = [
+    Case(
+        negative_log_likelihood,
+        lambda rows, how=how: demonstrations(rows, aggregation=how),
+        name=str(how),
+        differentiable=("token_log_prob",),
+        extreme=("token_log_prob",),
+        masks={"mask": ("token_log_prob",)},
+        invalid={"aggregation": ["mean", 0.0]},
+    )
+    for how in ("token-mean", "sequence-mean", "sequence-sum", 3.0)
+]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,31 @@ from hypothesis import strategies as st
 from sklearn.metrics import log_loss
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from objectives.contract import Case, normal
 from plaudit.objectives import bradley_terry, dpo
+
+
+def log_ratio_pairs(rows, **settings):
+    return {"log_ratio_chosen": normal(5, seed=1)[:rows], "log_ratio_rejected": normal(5, seed=2)[:rows], **settings}
+
+
+SIDES = ("log_ratio_chosen", "log_ratio_rejected")
+CASES = [
+    Case(
+        dpo,
+        lambda rows: log_ratio_pairs(rows, beta=0.3),
+        differentiable=SIDES,
+        extreme=SIDES,
+        invalid={"beta": [0.0, -1.0, math.nan, math.inf], "label_smoothing": [-0.1, 0.5, math.nan]},
+    ),
+    Case(
+        dpo,
+        lambda rows: log_ratio_pairs(rows, beta=0.3, label_smoothing=0.2),
+        name="smoothed",
+        differentiable=SIDES,
+        extreme=SIDES,
+    ),
+]
 
 CHOSEN = torch.tensor([1.0, -2.0, 0.5, 0.0], dtype=torch.float64)
 REJECTED = torch.tensor([-1.0, 3.0, 0.5, -4.0], dtype=torch.float64)

@@ -9,7 +9,48 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from objectives.contract import Case, normal
 from plaudit.objectives import bradley_terry, rao_kupper
+
+A, B, MARGIN = normal(5, seed=1), normal(5, seed=2), torch.arange(5, dtype=torch.float64)
+TIES = torch.tensor([True, False, False, True, False])
+
+
+def pairs(rows, margin=False):
+    call = {"reward_chosen": A[:rows], "reward_rejected": B[:rows]}
+    return {**call, "margin": MARGIN[:rows]} if margin else call
+
+
+def with_ties(rows, margin=False):
+    call = {"reward_a": A[:rows], "reward_b": B[:rows], "tie": TIES[:rows], "tie_width": 0.7}
+    return {**call, "margin": MARGIN[:rows]} if margin else call
+
+
+DECIDED, EITHER = ("reward_chosen", "reward_rejected"), ("reward_a", "reward_b")
+CASES = [
+    Case(bradley_terry, pairs, differentiable=DECIDED, extreme=DECIDED),
+    Case(
+        bradley_terry,
+        lambda rows: pairs(rows, margin=True),
+        name="margin",
+        differentiable=(*DECIDED, "margin"),
+        extreme=DECIDED,
+    ),
+    Case(
+        rao_kupper,
+        with_ties,
+        differentiable=EITHER,
+        extreme=EITHER,
+        invalid={"tie_width": [0.0, -1.0, math.nan]},
+    ),
+    Case(
+        rao_kupper,
+        lambda rows: with_ties(rows, margin=True),
+        name="margin",
+        differentiable=(*EITHER, "margin"),
+        extreme=EITHER,
+    ),
+]
 
 rewards = st.floats(-20, 20)
 widths = st.floats(1e-3, 5)

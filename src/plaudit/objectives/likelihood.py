@@ -6,8 +6,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from plaudit.objectives.aggregation import Aggregation, aggregate
+from plaudit.objectives.catalogue import objective
 
 
+@objective(paper="maximum likelihood", feedback="demonstration", signal="none", data="off-policy", reference=False)
 def negative_log_likelihood(
     token_log_prob: Float[Tensor, "N T"], mask: Bool[Tensor, "N T"], *, aggregation: Aggregation = "token-mean"
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
@@ -21,6 +23,9 @@ def negative_log_likelihood(
 
     Returns:
         (value, weight) per example; the batch's loss is ``sum(weight * value) / sum(weight)``.
+
+    Reference:
+        transformers' ``ForCausalLMLoss`` with ``num_items_in_batch`` is ``"token-mean"``.
 
     Example:
         Token probabilities (1/2, 1/8) give the value ``(log 2 + 3 log 2) / 2 = 2 log 2`` with weight 2.

@@ -6,7 +6,17 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from plaudit.objectives.arguments import check_positive, check_share
+from plaudit.objectives.catalogue import objective
 
+
+@objective(
+    paper="Rafailov et al. 2023, arXiv 2305.18290",
+    feedback="comparison",
+    signal="preference",
+    data="off-policy",
+    reference=True,
+)
 def dpo(
     log_ratio_chosen: Float[Tensor, " B"],
     log_ratio_rejected: Float[Tensor, " B"],
@@ -37,10 +47,8 @@ def dpo(
     Example:
         Log-ratios 1 and -1 at β = 0.5 give ``h = 1`` and ``L = log(1 + e^-1) = 0.3133``.
     """
-    if not beta > 0:
-        raise ValueError(f"beta: expected a number > 0, got {beta}")
-    if not 0 <= label_smoothing < 0.5:
-        raise ValueError(f"label_smoothing: expected a share in [0, 0.5), got {label_smoothing}")
+    check_positive("beta", beta)
+    check_share("label_smoothing", label_smoothing, below=0.5)
     h = beta * (log_ratio_chosen - log_ratio_rejected)
     if label_smoothing == 0:
         return -logsigmoid(h)

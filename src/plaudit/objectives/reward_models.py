@@ -9,7 +9,17 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from plaudit.objectives.arguments import check_positive
+from plaudit.objectives.catalogue import objective
 
+
+@objective(
+    paper="Bradley and Terry 1952; Stiennon et al. 2020, arXiv 2009.01325",
+    feedback="comparison",
+    signal="preference",
+    data="off-policy",
+    reference=False,
+)
 def bradley_terry(
     reward_chosen: Float[Tensor, " B"],
     reward_rejected: Float[Tensor, " B"],
@@ -38,6 +48,13 @@ def bradley_terry(
     return -logsigmoid(difference if margin is None else difference - margin)
 
 
+@objective(
+    paper="Rao and Kupper 1967",
+    feedback="comparison",
+    signal="preference",
+    data="off-policy",
+    reference=False,
+)
 def rao_kupper(
     reward_a: Float[Tensor, " B"],
     reward_b: Float[Tensor, " B"],
@@ -75,8 +92,7 @@ def rao_kupper(
     Example:
         ``d = 0`` and ``e^α = 2``: each win has probability 1/3, and so has the tie; all three losses are ``log 3``.
     """
-    if not tie_width > 0:
-        raise ValueError(f"tie_width: expected a number > 0, got {tie_width}")
+    check_positive("tie_width", tie_width)
     difference = reward_a - reward_b
     log_wins_a = logsigmoid(difference - tie_width)
     log_scale = 2 * tie_width + math.log(-math.expm1(-2 * tie_width))  # log(e^{2α} - 1) without overflow
