@@ -167,3 +167,19 @@ def test_importing_plaudit_loads_no_torch():
     # the limit of 0.3 s is measured in benchmarks/; a test only sees that nothing heavy is loaded
     code = "import plaudit, plaudit.cli, sys; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_objectives_lists_filters_and_explains(capsys):
+    assert main(["objectives"]) == 0
+    text = said(capsys)
+    assert "dpo" in text
+    assert "2305.18290" in text
+    assert main(["objectives", "--feedback", "demonstration", "--form", "json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["feedback"] for row in rows} == {"demonstration"}
+    assert main(["objectives", "dpo"]) == 0
+    assert "strength of the pull to the reference" in said(capsys)
+    assert main(["objectives", "dpoo"]) == 2
+    assert "Did you mean dpo?" in said(capsys)
+    assert main(["objectives", "--role", "lose"]) == 2
+    assert "--role: expected one of" in said(capsys)

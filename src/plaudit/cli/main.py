@@ -48,6 +48,9 @@ app.command(f"{_TRAINING}:resume", name="resume", help="Continue a run that was 
 app.command(f"{_TRAINING}:report", name="report", help="Write a run's report again, and open it.")
 app.command(f"{_TRAINING}:methods", name="methods", help="List the methods and what each learns from.")
 app.command(
+    "plaudit.cli.objective_commands:objectives", name="objectives", help="List the objectives, or explain one of them."
+)
+app.command(
     f"{_FEEDBACK}:formats", name="formats", help="List the file formats of feedback, with an example row of each."
 )
 feedback_app.command(f"{_FEEDBACK}:list_feedback", name="list", help="List records, newest last.")

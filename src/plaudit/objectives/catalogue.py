@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, ParamSpec, TypeVar
 
@@ -115,3 +116,31 @@ def entries() -> tuple[Entry, ...]:
     for entry in _entries.values():
         order.setdefault(entry.group, len(order))
     return tuple(sorted(_entries.values(), key=lambda entry: order[entry.group]))
+
+
+_COLUMNS = ("objective", "what", "role", "paper", "feedback", "signal", "data", "reference", "used for")
+
+
+def as_markdown(rows: Sequence[Entry]) -> str:
+    """Rows of the catalogue as tables in Markdown, one per group, as docs/objectives.md holds them."""
+    groups: dict[str, list[Entry]] = {}
+    for entry in rows:
+        groups.setdefault(entry.group, []).append(entry)
+    parts = []
+    for group, members in groups.items():
+        module = importlib.import_module(f"plaudit.objectives.{group}")
+        about = (inspect.getdoc(module) or "").partition("\n\n")[0].replace("\n", " ")
+        parts.append(f"## {group}\n\n{about}\n")
+        parts.extend(_row(cells) for cells in (_COLUMNS, ("---",) * len(_COLUMNS), *map(_cells, members)))
+        parts.append("")
+    return "\n".join(parts)
+
+
+def _cells(row: Entry) -> tuple[str, ...]:
+    reference = "yes" if row.reference else "no"
+    what = (row.summary, row.role, row.paper, row.feedback, row.signal, row.data, reference, ", ".join(row.modalities))
+    return (f"`{row.name}`", *(cell.replace("|", "\\|").replace("``", "`") for cell in what))
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
