@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from plaudit.policies import CausalLM, LogProb, LoRA, Sequence, scoring
-from plaudit.policies.scoring import PaddedBatch, TokenScorer, causal_lm_of, padded_log_prob
+from plaudit.policies.batches import PaddedBatch
+from plaudit.policies.scoring import TokenScorer, causal_lm_of, padded_log_prob
 
 from .conftest import answer, ask, perturb, random_sequences
 from .families import FAMILIES, build

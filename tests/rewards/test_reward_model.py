@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from plaudit.errors import CheckpointError, PolicyError
 from plaudit.feedback.records import Context, Output, Text
 from plaudit.policies import CausalLM, LoRA, Reference, Sequence
-from plaudit.policies.scoring import PaddedBatch, causal_lm_of, decoder_of
+from plaudit.policies.batches import PaddedBatch
+from plaudit.policies.scoring import causal_lm_of, decoder_of
 from plaudit.rewards import RewardModel
 
 KINDS = ["own-lora", "own-full", "shared"]

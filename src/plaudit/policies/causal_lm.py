@@ -27,7 +27,8 @@ from plaudit.policies.loading import (
     recompute_layers,
     save_adapters,
 )
-from plaudit.policies.scoring import PaddedBatch, TokenScorer, causal_lm_of, padded_log_prob
+from plaudit.policies.packing import Packer
+from plaudit.policies.scoring import TokenScorer, causal_lm_of, padded_log_prob
 
 
 class CausalLM:
@@ -37,6 +38,7 @@ class CausalLM:
         name: what it was loaded from; it goes into the producer of every output.
         encoder: contexts and outputs as token ids.
         scorer: the module that the training loop trains.
+        packer: makes the batches of token ids that the scorer takes.
     """
 
     def __init__(self, model: Any, encoder: Encoder, *, name: str, compute_dtype: torch.dtype = torch.float32) -> None:
@@ -46,6 +48,7 @@ class CausalLM:
         scorer = TokenScorer(model.eval(), compute_dtype=compute_dtype)
         scorer.check_head(causal_lm_of(model).config.vocab_size)
         self.scorer: nn.Module = scorer
+        self.packer = Packer(model, compute_dtype=compute_dtype)
 
     @classmethod
     def load(
@@ -115,7 +118,7 @@ class CausalLM:
 
     def log_prob_of(self, sequences: Rows[Sequence]) -> LogProb:
         """The same of outputs that are token ids already, in one forward pass."""
-        batch = PaddedBatch.of(sequences, device=self.device)
+        batch = self.packer.batch(sequences, device=self.device)
         return padded_log_prob(self.scorer(batch), batch)
 
     def sample(

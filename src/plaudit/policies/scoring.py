@@ -2,53 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Rows
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from plaudit.policies.base import LogProb
+from plaudit.policies.batches import Batch, PaddedBatch
 from plaudit.policies.encoding import Sequence
 
 CHUNK = 1024  # positions whose logits exist at once: 1024 x 50k x 4 bytes = 200 MB
-
-
-@dataclass(frozen=True, slots=True)
-class PaddedBatch:
-    """Sequences side by side, padded on the right, and where their output tokens are predicted."""
-
-    input_ids: Int[Tensor, "N S"]
-    attention_mask: Int[Tensor, "N S"]
-    position_ids: Int[Tensor, "N S"]
-    rows: Int[Tensor, " M"]
-    columns: Int[Tensor, " M"]
-    targets: Int[Tensor, " M"]
-    mask: Bool[Tensor, "N T"]
-
-    @classmethod
-    def of(cls, sequences: Rows[Sequence], *, device: torch.device) -> PaddedBatch:
-        """Pad N sequences. `rows` and `columns` list, output by output, the M positions that predict a masked-in token."""
-        length = max((len(sequence) for sequence in sequences), default=0)
-        steps = max((len(sequence.output) for sequence in sequences), default=0)
-        input_ids = torch.zeros(len(sequences), length, dtype=torch.long)
-        attention_mask = torch.zeros_like(input_ids)
-        mask = torch.zeros(len(sequences), steps, dtype=torch.bool)
-        for row, sequence in enumerate(sequences):
-            input_ids[row, : len(sequence)] = torch.tensor(sequence.context + sequence.output, dtype=torch.long)
-            attention_mask[row, : len(sequence)] = 1
-            mask[row, : len(sequence.output)] = torch.tensor(sequence.mask, dtype=torch.bool)
-        rows, steps_of = mask.nonzero(as_tuple=True)
-        starts = torch.tensor([len(sequence.context) for sequence in sequences], dtype=torch.long)
-        columns = starts[rows] + steps_of - 1
-        targets = input_ids[rows, columns + 1]
-        position_ids = torch.arange(length).expand(len(sequences), -1)
-        return cls(
-            *(part.to(device) for part in (input_ids, attention_mask, position_ids, rows, columns, targets, mask))
-        )
 
 
 class TokenScorer(nn.Module):
@@ -63,23 +28,16 @@ class TokenScorer(nn.Module):
         self.compute_dtype = compute_dtype
         self.whole_logits = False
 
-    def forward(self, batch: PaddedBatch) -> Float[Tensor, " M"]:
+    def forward(self, batch: Batch) -> Float[Tensor, " M"]:
         """Log-probability of each target token, in float32, in the order of the batch's positions."""
         with autocast(self.compute_dtype, batch.input_ids.device):
             return self._log_prob(batch)
 
-    def _log_prob(self, batch: PaddedBatch) -> Float[Tensor, " M"]:
-        inputs = {
-            "input_ids": batch.input_ids,
-            "attention_mask": batch.attention_mask,
-            "position_ids": batch.position_ids,
-            "use_cache": False,
-        }
+    def _log_prob(self, batch: Batch) -> Float[Tensor, " M"]:
         if self.whole_logits:
-            logits = self.model(**inputs).logits[batch.rows, batch.columns]
-            return _gather_log_prob(logits, batch.targets)
+            return _gather_log_prob(batch.predicting(self.model(**batch.inputs).logits), batch.targets)
         model = causal_lm_of(self.model)
-        hidden = decoder_of(model)(**inputs).last_hidden_state[batch.rows, batch.columns]
+        hidden = batch.predicting(decoder_of(model)(**batch.inputs).last_hidden_state)
         chunks = zip(torch.split(hidden, CHUNK), torch.split(batch.targets, CHUNK), strict=True)
         parts = [checkpoint(_chunk_log_prob, model, states, targets, use_reentrant=False) for states, targets in chunks]
         return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
@@ -104,8 +62,8 @@ class TokenScorer(nn.Module):
 
     def check_head(self, vocabulary: int) -> None:
         """Compare the chunked head with the model's own logits once; an architecture that differs takes the plain path."""
-        probe = tuple(index % vocabulary for index in (5, 3, 7, 2, 11))
         device = next(self.model.parameters()).device
+        probe = tuple(index % vocabulary for index in (5, 3, 7, 2, 11))
         batch = PaddedBatch.of([Sequence(probe[:2], probe[2:], (True,) * 3)], device=device)
         with torch.no_grad():
             chunked = self(batch)
@@ -119,7 +77,7 @@ def autocast(dtype: torch.dtype, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 
 
-def padded_log_prob(values: Float[Tensor, " M"], batch: PaddedBatch) -> LogProb:
+def padded_log_prob(values: Float[Tensor, " M"], batch: Batch) -> LogProb:
     """Scatter the log-probabilities of a batch's positions into rows of steps."""
     per_step = torch.zeros(batch.mask.shape, dtype=values.dtype, device=values.device)
     return LogProb(per_step.masked_scatter(batch.mask, values), batch.mask)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from plaudit.errors import CheckpointError, PolicyError
 from plaudit.feedback.records import Context, Output
 from plaudit.policies.base import by_length
+from plaudit.policies.batches import Batch
 from plaudit.policies.causal_lm import CausalLM
 from plaudit.policies.encoding import Encoder, Sequence
 from plaudit.policies.loading import (
@@ -32,7 +33,8 @@ from plaudit.policies.loading import (
     quiet_transformers,
     save_adapters,
 )
-from plaudit.policies.scoring import PaddedBatch, autocast, causal_lm_of, decoder_of
+from plaudit.policies.packing import Packer
+from plaudit.policies.scoring import autocast, causal_lm_of, decoder_of
 
 ADAPTER = "reward"
 
@@ -59,18 +61,11 @@ class RewardScorer(nn.Module):
         # two SmolLM2 outputs differ by 1 and more, the loss starts far above log 2, and a short training undoes noise.
         nn.init.normal_(self.head.weight, std=0.1 * (width + 1) ** -0.5, generator=generator)
 
-    def forward(self, batch: PaddedBatch) -> Float[Tensor, " N"]:
+    def forward(self, batch: Batch) -> Float[Tensor, " N"]:
         """Reward of each sequence, float32."""
         with autocast(self.compute_dtype, batch.input_ids.device):
-            hidden = decoder_of(causal_lm_of(self.model))(
-                input_ids=batch.input_ids,
-                attention_mask=batch.attention_mask,
-                position_ids=batch.position_ids,
-                use_cache=False,
-            ).last_hidden_state
-        last = batch.attention_mask.sum(-1) - 1
-        states = hidden[torch.arange(len(last), device=hidden.device), last].float()
-        rewards: Tensor = self.head(states)
+            hidden = decoder_of(causal_lm_of(self.model))(**batch.inputs).last_hidden_state
+        rewards: Tensor = self.head(batch.final(hidden).float())
         return rewards.squeeze(-1)
 
 
@@ -83,8 +78,9 @@ class RewardModel:
         trained_on: what is known of its training, for reports: held-out accuracy and the like.
     """
 
-    def __init__(self, scorer: RewardScorer, encoder: Encoder, *, base: str) -> None:
+    def __init__(self, scorer: RewardScorer, encoder: Encoder, *, base: str, packer: Packer | None = None) -> None:
         self.scorer: nn.Module = scorer
+        self.packer = packer or Packer(scorer.model, compute_dtype=scorer.compute_dtype)
         self.encoder = encoder
         self.base = base
         self.offset = 0.0
@@ -138,7 +134,7 @@ class RewardModel:
         add_adapters(policy.model, lora, name=ADAPTER, seed=seed)
         generator = torch.Generator().manual_seed(seed)
         scorer = RewardScorer(policy.model, compute_dtype=policy.compute_dtype, generator=generator)
-        return cls(scorer.to(policy.device), policy.encoder, base=policy.name)
+        return cls(scorer.to(policy.device), policy.encoder, base=policy.name, packer=policy.packer)
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
@@ -175,7 +171,7 @@ class RewardModel:
     def raw(self, sequences: Rows[Sequence]) -> Float[Tensor, " N"]:
         """Rewards before the offset, in one forward pass, with gradients where they are enabled."""
         device = self._scorer.head.weight.device
-        rewards: Tensor = self.scorer(PaddedBatch.of(sequences, device=device))
+        rewards: Tensor = self.scorer(self.packer.batch(sequences, device=device, whole=True))
         return rewards
 
     def normalise(self, sequences: Rows[Sequence]) -> None:
