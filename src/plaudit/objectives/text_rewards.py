@@ -35,7 +35,7 @@ def grade_drop_reward(grade: Float[Tensor, " B"], target_grade: Float[Tensor, " 
         The reward of each output; 0 at the reference's grade, 1 at grade 0.
 
     Reference:
-        TESLEA (Phatak et al., "Medical Text Simplification Using Reinforcement Learning"), official ``scoring.py``; a competitor
+        TESLEA (Phatak et al., "Medical Text Simplification Using Reinforcement Learning"), official ``scoring.py``, a rival
         of the classifier reward of arXiv 2401.15043.
 
     Example:
