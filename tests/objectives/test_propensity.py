@@ -233,9 +233,7 @@ def test_off_policy_estimates_are_unbiased():
     target = (new * guess).sum().expand(1, 3)
     for estimates in (
         torch.stack([ips(reward[:, [a]], weight[:, [a]]) for a in range(3)]),
-        torch.stack(
-            [doubly_robust(reward[:, [a]], weight[:, [a]], guess[:, [a]], target[:, [a]]) for a in range(3)]
-        ),
+        torch.stack([doubly_robust(reward[:, [a]], weight[:, [a]], guess[:, [a]], target[:, [a]]) for a in range(3)]),
     ):
         assert (old * estimates.T).sum().item() == pytest.approx(truth)
 

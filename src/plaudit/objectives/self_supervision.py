@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from plaudit.objectives.aggregation import Aggregation, aggregate
-from plaudit.objectives.arguments import check_not_negative
+from plaudit.objectives.arguments import check_group, check_not_negative
 from plaudit.objectives.catalogue import objective
 
 
@@ -42,7 +42,7 @@ def masked_reconstruction(
         (value, weight) per example; the batch's loss is ``sum(weight * value) / sum(weight)``.
 
     Raises:
-        ValueError: ε is negative, or an unknown aggregation.
+        ValueError: ε is negative, an unknown aggregation, or patches of a single value, which cannot be normalised.
 
     Reference:
         Tong et al., "VideoMAE", arXiv 2203.12602; used on surgical video by arXiv 2411.10919. transformers'
@@ -57,7 +57,10 @@ def masked_reconstruction(
     hidden = mask[..., None]
     aim = torch.where(hidden, target.detach(), 0).to(dtype)
     if normalise:
-        deviation = aim.std(-1, keepdim=True) + epsilon
-        aim = (aim - aim.mean(-1, keepdim=True)) / torch.where(deviation > 0, deviation, 1)
+        check_group("target", target, at_least=2)
+        centred = aim - aim.mean(-1, keepdim=True)
+        variance = centred.square().sum(-1, keepdim=True) / (target.shape[-1] - 1)
+        deviation = variance.sqrt() + epsilon
+        aim = centred / torch.where(deviation > 0, deviation, 1)
     error = torch.where(hidden, prediction, 0).to(dtype) - aim
     return aggregate(error.square().mean(-1), mask, aggregation)
