@@ -227,6 +227,21 @@ def test_a_propensity_wrong_by_a_factor_biases_by_the_formula():
     assert expected - ideal == pytest.approx((1 / factor - 1) * gamma * (relevant - irrelevant))
 
 
+def test_clipping_lowers_the_mean_squared_error_where_variance_dominates():
+    """400 pairs, a tenth of them hardly ever seen: the exact error falls from 0.0271 to 0.0082 at M = 0.1."""
+    rng = np.random.default_rng(0)
+    gamma = torch.from_numpy(rng.uniform(0.02, 0.98, 400))
+    theta = torch.from_numpy(np.clip(rng.uniform(0.01, 1.0, 400) ** 2 + 1e-3, 0.02, 1.0))
+    score, click = torch.from_numpy(rng.normal(0, 1.5, 400)), theta * gamma
+    error = {}
+    for clip in (0.0, 0.1):
+        losses = [rel_mf(score, torch.full((400,), clicked), theta, clip=clip) for clicked in (True, False)]
+        bias = (click * losses[0] + (1 - click) * losses[1] - ideal_pointwise(score, gamma)).mean()
+        variance = (click * (1 - click) * (losses[0] - losses[1]).square()).sum() / 400**2
+        error[clip] = (bias.square() + variance).item()
+    assert error == pytest.approx({0.0: 0.02714, 0.1: 0.00819}, abs=5e-6)
+
+
 def test_a_lists_loss_is_unbiased_and_variances_add_up():
     """Exact enumeration over the joint outcomes of three pairs."""
     score, gamma, theta = SCORE[:3], GAMMA[:3], THETA[:3]

@@ -46,8 +46,8 @@ def popularity_propensity(
         ValueError: `exponent` is negative or `floor` outside (0, 1].
 
     Reference:
-        Saito et al., arXiv 1909.03601, section 5 (relative item popularity, η = 1/2); BISER's code is the same. The official
-        code has no floor and builds the vector with ``np.unique``, which shifts it past the first item without clicks.
+        Saito et al., arXiv 1909.03601 (relative item popularity, η = 1/2); BISER's code is the same. The official code has no
+        floor and builds the vector with ``np.unique``, which shifts it past the first item without clicks.
 
     Example:
         Clicks (4, 1, 0) give (1, 1/2, 1e-6).
@@ -128,7 +128,7 @@ def expomf_exposure(
         ValueError: `precision` is not positive.
 
     Reference:
-        Liang et al., "Modeling User Exposure in Recommendation", arXiv 1510.07025, section 3 (E-step). The official code writes
+        Liang et al., "Modeling User Exposure in Recommendation", arXiv 1510.07025, expectation step. The official code writes
         the normal density's factor as ``sqrt(λ_y / 2 * π)``, π times the true ``sqrt(λ_y / (2π))``, which raises p; the true
         density stands here.
 
@@ -173,7 +173,7 @@ def exposure_prior(
         ValueError: a or b below 1.
 
     Reference:
-        Liang et al., arXiv 1510.07025, section 3.3 (per-item μ); the official code's a and b are 1, too.
+        Liang et al., arXiv 1510.07025, the per-item μ with a beta prior; the official code's a and b are 1, too.
 
     Example:
         p = (1, 1/2) under the flat prior gives 3/4.
@@ -212,7 +212,7 @@ def inverse_propensity_weight(
         ValueError: `clip` outside [0, 1].
 
     Reference:
-        Schnabel et al., "Recommendations as Treatments", arXiv 1602.05352, section 3; M as in the clipped estimator of Saito et
+        Schnabel et al., "Recommendations as Treatments", arXiv 1602.05352; M as in the clipped estimator of Saito et
         al., arXiv 1909.03601. Rel-MF's evaluation floors θ at 0.01, its follow-up's at 0.001.
 
     Example:
@@ -248,7 +248,7 @@ def off_policy_weight(
 
     Reference:
         Ionides, "Truncated importance sampling", 2008; Bottou et al., "Counterfactual Reasoning and Learning Systems",
-        arXiv 1209.2355, section 4.
+        arXiv 1209.2355.
 
     Example:
         Probabilities 1/2 now and 1/8 then give 4, or 3 with the cap 3.
@@ -291,7 +291,7 @@ def ips(
         The estimate of each row; 0 for a row without entries.
 
     Reference:
-        Schnabel et al., "Recommendations as Treatments", arXiv 1602.05352, equation 10 of section 3.2 (number not verified).
+        Schnabel et al., "Recommendations as Treatments", arXiv 1602.05352, the IPS estimator.
 
     Example:
         Values (1, 3), weights (2, 0): ``2/2 = 1``.
@@ -326,8 +326,8 @@ def snips(
         The estimate of each row; 0, with no gradient, where all weights are 0.
 
     Reference:
-        Swaminathan and Joachims, "The Self-Normalized Estimator for Counterfactual Learning", NeurIPS 2015, equation 8 (number
-        not verified); Saito et al., arXiv 1909.03601, official ``metrics.py``.
+        Swaminathan and Joachims, "The Self-Normalized Estimator for Counterfactual Learning", NeurIPS 2015; Saito et al.,
+        arXiv 1909.03601, official ``metrics.py``.
 
     Example:
         Values (1, 3), weights (2, 2): 2.
@@ -367,7 +367,7 @@ def doubly_robust(
         guesses where they are fitted elsewhere.
 
     Reference:
-        Dudík, Langford and Li, "Doubly Robust Policy Evaluation and Learning", arXiv 1103.4601, section 3; for missing
+        Dudík, Langford and Li, "Doubly Robust Policy Evaluation and Learning", arXiv 1103.4601; for missing
         ratings Wang et al., "Doubly Robust Joint Learning for Recommendation on Data Missing Not at Random", ICML 2019.
 
     Example:
@@ -398,7 +398,7 @@ def effective_sample_size(weight: Float[Tensor, "B K"], mask: Bool[Tensor, "B K"
         A number in [1, K] for each row; 0, with no gradient, where all weights are 0.
 
     Reference:
-        Kish, "Survey Sampling", 1965, section 11.7.
+        Kish, "Survey Sampling", 1965.
 
     Example:
         Weights (1, 1, 2): ``16 / 6 = 2.67``.

@@ -201,7 +201,7 @@ def expomf(
         ValueError: `precision` is not positive.
 
     Reference:
-        Liang et al., "Modeling User Exposure in Recommendation", arXiv 1510.07025, section 3 (expected complete-data
+        Liang et al., "Modeling User Exposure in Recommendation", arXiv 1510.07025 (expected complete-data
         log-likelihood); the official code solves it in closed form, we take its gradient.
 
     Example:
