@@ -110,6 +110,7 @@ def ppo_dual_clip(
     Example:
         Advantage -1, ratio 5, c = 3: loss 3, no gradient. Advantage -1, ratio 2: loss 2.
     """
+    check_clips(clip_low, clip_high)
     if not ratio_limit > 1 + clip_high:
         raise ValueError(f"ratio_limit: expected a number > 1 + clip_high = {1 + clip_high:g}, got {ratio_limit}")
     ratio = bounded_exp(token_log_ratio(token_log_prob, old_token_log_prob, mask))

@@ -189,7 +189,7 @@ def sapo(
     check_positive("temperature_negative", temperature_negative)
     ratio = bounded_exp(token_log_ratio(token_log_prob, old_token_log_prob, mask))
     known = masked_advantage(advantage, mask)
-    tau = torch.where(known > 0, temperature_positive, temperature_negative).to(known.dtype)
+    tau = torch.where(known > 0, known.new_tensor(temperature_positive), known.new_tensor(temperature_negative))
     return aggregate(-known * 4 / tau * torch.sigmoid(tau * (ratio - 1)), mask, aggregation)
 
 

@@ -300,8 +300,8 @@ def vespo(
     check_positive("decay_negative", decay_negative)
     log_ratio = token_log_ratio(token_log_prob, old_token_log_prob, mask).detach().sum(-1)
     known = _known(advantage, mask)
-    power = torch.where(known >= 0, power_positive, power_negative).to(known.dtype)
-    decay = torch.where(known >= 0, decay_positive, decay_negative).to(known.dtype)
+    power = torch.where(known >= 0, known.new_tensor(power_positive), known.new_tensor(power_negative))
+    decay = torch.where(known >= 0, known.new_tensor(decay_positive), known.new_tensor(decay_negative))
     bump = (power * log_ratio + decay * (1 - bounded_exp(log_ratio))).exp()
     return aggregate(-(bump * known)[:, None] * torch.where(mask, token_log_prob, 0), mask, aggregation)
 

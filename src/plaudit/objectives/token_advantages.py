@@ -250,7 +250,7 @@ def _next_step(mask: Tensor) -> Tensor:
 
 def _discounted_sum(values: Tensor, mask: Tensor, discount: float) -> Tensor:
     """``S_t = x_t + discount S_{t+1}`` over the steps that count; log2(T) rounds, each of which doubles the span summed."""
-    total, factor, span = values, torch.where(mask, discount, 1.0).to(values.dtype), 1
+    total, factor, span = values, torch.where(mask, values.new_tensor(discount), 1), 1
     while span < values.shape[-1]:
         total = total + factor * pad(total[:, span:], (0, span))
         factor = factor * pad(factor[:, span:], (0, span))
