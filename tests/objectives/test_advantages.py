@@ -1,4 +1,4 @@
-"""Advantages of outputs: what is unbiased and what is not by exact enumeration, limits, and other libraries' formulas in NumPy."""
+"""Advantages of outputs: what is unbiased by exact enumeration and what is not, limits, and peers' formulas in NumPy."""
 
 from __future__ import annotations
 
@@ -256,39 +256,51 @@ def test_groups_need_two_outputs(function):
         function(REWARD[:, :1])
 
 
-def in_numpy(kind):
-    """verl's and TRL's formulas, group by group and output by output, written out from the survey."""
-    reward, length, mask = REWARD.numpy(), LENGTH.numpy(), MASK.numpy()
-    result = np.zeros_like(reward)
-    everything = reward[mask]
-    for b, k in zip(*mask.nonzero(), strict=True):
-        group, tokens = reward[b][mask[b]], length[b][mask[b]]
-        others = np.delete(group, list(np.flatnonzero(mask[b])).index(k))
-        lonely = len(group) == 1
-        result[b, k] = {
-            "rloo": lambda: 0 if lonely else reward[b, k] - others.mean(),
-            "dr_grpo": lambda: reward[b, k] - group.mean(),
-            "verl": lambda: 0 if lonely else (reward[b, k] - group.mean()) / (group.std(ddof=1) + 1e-6),
-            "trl": lambda: 0 if lonely else (reward[b, k] - group.mean()) / (group.std(ddof=1) + 1e-4),
-            "trl_batch": lambda: (reward[b, k] - group.mean()) / (everything.std(ddof=1) + 1e-4),
-            "opo": lambda: reward[b, k] - (tokens * group).sum() / tokens.sum(),
-        }[kind]()
-    return torch.from_numpy(result)
+def in_numpy(formula):
+    """An advantage written out, output by output: from its reward, its group's rewards and lengths, and the others' rewards."""
+    result = torch.zeros_like(REWARD)
+    for b, k in MASK.nonzero().tolist():
+        kept = MASK[b].numpy()
+        group, tokens = REWARD[b].numpy()[kept], LENGTH[b].numpy()[kept]
+        others = np.delete(REWARD[b].numpy(), [i for i in range(4) if i == k or not kept[i]])
+        if len(others):
+            result[b, k] = formula(REWARD[b, k].item(), group, tokens, others)
+    return result
+
+
+BATCH = REWARD[MASK].numpy()
 
 
 @pytest.mark.parametrize(
-    ("kind", "ours"),
+    ("ours", "formula"),
     [
-        ("rloo", lambda: rloo_advantage(REWARD, MASK)),
-        ("dr_grpo", lambda: dr_grpo_advantage(REWARD, MASK)),
-        ("verl", lambda: grpo_advantage(REWARD, MASK, epsilon=1e-6)),
-        ("trl", lambda: grpo_advantage(REWARD, MASK, epsilon=1e-4)),
-        ("trl_batch", lambda: batch_scaled_grpo_advantage(REWARD, MASK, epsilon=1e-4)),
-        ("opo", lambda: opo_advantage(REWARD, LENGTH, MASK)),
+        (rloo_advantage(REWARD, MASK), lambda own, group, tokens, others: own - others.mean()),
+        (dr_grpo_advantage(REWARD, MASK), lambda own, group, tokens, others: own - group.mean()),
+        (
+            grpo_advantage(REWARD, MASK, epsilon=1e-6),  # verl
+            lambda own, group, tokens, others: (own - group.mean()) / (group.std(ddof=1) + 1e-6),
+        ),
+        (
+            grpo_advantage(REWARD, MASK, epsilon=1e-4),  # TRL
+            lambda own, group, tokens, others: (own - group.mean()) / (group.std(ddof=1) + 1e-4),
+        ),
+        (
+            grpo_advantage(REWARD, MASK, ddof=0),
+            lambda own, group, tokens, others: (own - group.mean()) / group.std(),
+        ),
+        (
+            batch_scaled_grpo_advantage(REWARD, MASK, epsilon=1e-4),  # TRL
+            lambda own, group, tokens, others: (own - group.mean()) / (BATCH.std(ddof=1) + 1e-4),
+        ),
+        (
+            opo_advantage(REWARD, LENGTH, MASK),
+            lambda own, group, tokens, others: own - (tokens * group).sum() / tokens.sum(),
+        ),
     ],
+    ids=["rloo", "dr_grpo", "verl", "trl", "population", "batch", "opo"],
 )
-def test_formulas_of_trl_and_verl_in_numpy(kind, ours):
-    torch.testing.assert_close(ours(), in_numpy(kind))
+def test_formulas_of_trl_and_verl_in_numpy(ours, formula):
+    torch.testing.assert_close(ours, in_numpy(formula))
 
 
 def test_trls_deviation_is_ours():
