@@ -125,7 +125,7 @@ def test_cispo_keeps_every_tokens_gradient(ratio, advantage, low, high):
 
 @given(ratios, advantages, st.floats(0.2, 5))
 def test_sapos_slope_is_the_papers_gate(ratio, advantage, tau):
-    """The paper's equation 8: the policy gradient times ``4 p (1 - p)`` with ``p = σ(τ (ρ - 1))``; 1 on policy."""
+    """The paper's section 3: the policy gradient times ``4 p (1 - p)`` with ``p = σ(τ (ρ - 1))``; 1 on policy."""
     _, slope = single(sapo, ratio, advantage, temperature_positive=tau, temperature_negative=tau)
     p = 1 / (1 + math.exp(-tau * (ratio - 1)))
     assert slope == pytest.approx(-advantage * ratio * 4 * p * (1 - p), abs=1e-12)

@@ -51,8 +51,8 @@ def reinforce_advantage(
         ValueError: decay is no share.
 
     Reference:
-        Williams, "Simple statistical gradient-following algorithms", Machine Learning 8 (1992), section 4 (reinforcement
-        comparison), an exponential mean. Ahmadian et al., "Back to Basics", arXiv 2402.14740, section 3, uses the plain mean.
+        Williams, "Simple statistical gradient-following algorithms", Machine Learning 8 (1992): reinforcement comparison,
+        with an exponential mean. Ahmadian et al., "Back to Basics", arXiv 2402.14740, take the plain mean.
 
     Example:
         Rewards (3, 5) after a running mean of 2, decay 0.75: advantages (1, 3), next mean ``0.75 · 2 + 0.25 · 4 = 2.5``.
@@ -89,8 +89,8 @@ def rloo_advantage(reward: Float[Tensor, "B K"], mask: Bool[Tensor, "B K"] | Non
         ValueError: groups of one output, which have no others.
 
     Reference:
-        Kool et al., "Buy 4 REINFORCE samples, get a baseline for free!" (2019), equation 8; Ahmadian et al., "Back to Basics",
-        arXiv 2402.14740, section 3. TRL's RLOOTrainer first subtracts ``β KL`` from the reward (`kl_shaped_rewards`).
+        Kool et al., "Buy 4 REINFORCE samples, get a baseline for free!" (2019); Ahmadian et al., "Back to Basics", arXiv
+        2402.14740. TRL's RLOOTrainer first subtracts ``β KL`` from the reward (`kl_shaped_rewards`).
 
     Example:
         Rewards (1, 0, 2): baselines (1, 1.5, 0.5), advantages (0, -1.5, 1.5).
@@ -125,7 +125,7 @@ def dr_grpo_advantage(reward: Float[Tensor, "B K"], mask: Bool[Tensor, "B K"] | 
         ValueError: groups of one output, whose advantage would always be 0.
 
     Reference:
-        Liu et al., "Understanding R1-Zero-Like Training", arXiv 2503.20783, section 3.2. TRL: ``scale_rewards="none"``; verl:
+        Liu et al., "Understanding R1-Zero-Like Training", arXiv 2503.20783, section 3. TRL: ``scale_rewards="none"``; verl:
         ``norm_adv_by_std_in_grpo=False``.
 
     Example:
@@ -298,7 +298,7 @@ def opo_advantage(
         ValueError: groups of one output.
 
     Reference:
-        Hao et al., "On-Policy RL with Optimal Reward Baseline", arXiv 2505.23585, section 3; verl's ``opo`` is the same. The
+        Hao et al., "On-Policy RL with Optimal Reward Baseline", arXiv 2505.23585; verl's ``opo`` is the same. The
         baseline includes output i, so that the gradient has a bias that vanishes as K grows.
 
     Example:
@@ -340,9 +340,9 @@ def gpg_advantage(
         ValueError: groups of one output, or a scale that is not positive.
 
     Reference:
-        Chu et al., "GPG", arXiv 2504.02546, section 3 (accurate gradient estimation; the formula of α from memory of the paper,
-        not found in a stored copy). verl's ``gpg`` counts outputs with a reward of 0 as m instead, which depends on where
-        the rewards' zero lies: adding 1 to all rewards changes its α. Ours does not.
+        Chu et al., "GPG", arXiv 2504.02546, equation 7 (accurate gradient estimation; read through notes on the paper). verl's
+        ``gpg`` counts outputs with a reward of 0 as m instead, which depends on where the rewards' zero lies: adding 1 to
+        all rewards changes its α. Ours does not.
 
     Example:
         Groups (1, 0) and (1, 1): ``α = 4/2``, advantages (1, -1) and (0, 0).

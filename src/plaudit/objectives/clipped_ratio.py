@@ -104,7 +104,7 @@ def ppo_dual_clip(
         ValueError: clip_low is no share, clip_high is negative, or ratio_limit is not above ``1 + clip_high``.
 
     Reference:
-        Ye et al., "Mastering Complex Control in MOBA Games", arXiv 1912.09729, section 3.4 (c = 3); verl's ``clip_ratio_c``,
+        Ye et al., "Mastering Complex Control in MOBA Games", arXiv 1912.09729 (c = 3); verl's ``clip_ratio_c``,
         OpenRLHF's ``dual_clip``. INTELLECT-2's two-sided clipping (arXiv 2505.07291; TRL's ``delta``, 4) is the same.
 
     Example:
@@ -211,7 +211,7 @@ def dr_grpo(
         ValueError: longest is not positive, clip_low is no share, or clip_high is negative.
 
     Reference:
-        Liu et al., "Understanding R1-Zero-Like Training", arXiv 2503.20783, section 3.2. TRL: ``loss_type="dr_grpo"``; verl:
+        Liu et al., "Understanding R1-Zero-Like Training", arXiv 2503.20783, section 3. TRL: ``loss_type="dr_grpo"``; verl:
         ``seq-mean-token-sum-norm``, without the division by the number of outputs.
 
     Example:

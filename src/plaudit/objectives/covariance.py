@@ -64,7 +64,7 @@ def clip_cov(
         ValueError: share or clip_low is no share, clip_high is negative, or highest is not above lowest.
 
     Reference:
-        Cui et al., "The Entropy Mechanism of RL for Reasoning Language Models", arXiv 2505.22617, section 4.2; the defaults and
+        Cui et al., "The Entropy Mechanism of RL for Reasoning Language Models", arXiv 2505.22617, section 4; the defaults and
         the order of the steps are the official code's, which verl's ``clip_cov`` follows.
 
     Example:
@@ -122,7 +122,7 @@ def kl_cov(
         ValueError: share is no share, or coefficient is negative.
 
     Reference:
-        Cui et al., arXiv 2505.22617, section 4.3. The paper writes the KL of the old policy from the new one; ``|log ρ|`` is
+        Cui et al., arXiv 2505.22617, section 4. The paper writes the KL of the old policy from the new one; ``|log ρ|`` is
         the official code's, which verl's ``kl_cov`` follows.
 
     Example:

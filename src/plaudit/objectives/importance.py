@@ -117,8 +117,8 @@ def masked_importance_weight(
         ValueError: minimum negative, or maximum not above it.
 
     Reference:
-        Ling Team, "Every Step Evolves", arXiv 2510.18855 (bounds 0.5 and 5). OpenRLHF: ``icepop``; TRL: ``token_mask``, where
-        the lower bound is off by default and the upper one 3.
+        Ling Team, "Every Step Evolves", arXiv 2510.18855 (the default bounds from memory, not found). OpenRLHF: ``icepop``;
+        TRL: ``token_mask``, where the lower bound is off by default and the upper one 3.
 
     Example:
         Ratios (2, 8) with bounds 0.5 and 5: weights (2, 0).

@@ -180,7 +180,7 @@ def sapo(
         ValueError: a temperature is not positive.
 
     Reference:
-        Gao et al., "Soft Adaptive Policy Optimization", arXiv 2511.20347, equations 5 and 6. TRL and verl agree.
+        Gao et al., "Soft Adaptive Policy Optimization", arXiv 2511.20347, section 3. TRL and verl agree.
 
     Example:
         Ratio 1, advantage 1, τ = 1: ``-4 σ(0) = -2``, gradient in ``log π`` -1.

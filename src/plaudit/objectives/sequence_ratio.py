@@ -186,8 +186,8 @@ def luspo(
         ValueError: clip_low is no share, or clip_high is negative.
 
     Reference:
-        "Length-Unbiased Sequence Policy Optimization", arXiv 2602.05261 (read through TRL's ``loss_type="luspo"`` and its
-        paper index, not the paper itself); the clips are its section 5.1's.
+        Liu et al., "Length-Unbiased Sequence Policy Optimization", arXiv 2602.05261 (read through TRL's ``loss_type="luspo"``
+        and its paper index, not the paper itself); the clips are its section 5.1's.
 
     Example:
         Token ratios (4, 1), advantage -1: ``2 · 2 = 4``.
@@ -232,7 +232,7 @@ def gmpo(
         ValueError: a clip is not positive.
 
     Reference:
-        Zhao et al., "Geometric-Mean Policy Optimization", arXiv 2507.20673, equation 4, clip range ``(e^-0.4, e^0.4)``. TRL's
+        Zhao et al., "Geometric-Mean Policy Optimization", arXiv 2507.20673, with the clip range ``(e^-0.4, e^0.4)``. TRL's
         GMPOTrainer and verl's ``geo_mean`` agree.
 
     Example:
@@ -288,8 +288,8 @@ def vespo(
         ValueError: a power is negative, or a decay is not positive.
 
     Reference:
-        "VESPO", arXiv 2602.10693, section 3.4 (read through TRL's ``loss_type="vespo"`` and its paper index, not the paper
-        itself). TRL bounds ``log ρ`` at ``log 1e-8`` from below and each token's log-ratio at ±20.
+        Shen et al., "VESPO", arXiv 2602.10693, section 3.4 (read through TRL's ``loss_type="vespo"`` and its paper index,
+        not the paper itself). TRL bounds ``log ρ`` at ``log 1e-8`` from below and each token's log-ratio at ±20.
 
     Example:
         Ratio 1, advantage 2, one token of probability 1/2: ``2 log 2``.

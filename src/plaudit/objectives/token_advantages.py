@@ -60,7 +60,7 @@ def gae(
         ValueError: discount or trace outside [0, 1].
 
     Reference:
-        Schulman et al., "High-Dimensional Continuous Control Using GAE", arXiv 1506.02438, equations 11 and 16. verl's
+        Schulman et al., "High-Dimensional Continuous Control Using GAE", arXiv 1506.02438, equation 16. verl's
         ``compute_gae_advantage_return`` also skips masked steps, and whitens the result (`whiten`); TRL's PPO does not
         expect holes.
 
@@ -191,7 +191,7 @@ def remax_advantage(
         The advantages, 0 where masked.
 
     Reference:
-        Li et al., "ReMax", arXiv 2310.10505, section 4 (algorithm 1); verl's ``remax`` is the same.
+        Li et al., "ReMax", arXiv 2310.10505, algorithm 1; verl's ``remax`` is the same.
 
     Example:
         Rewards (0, 0, 3) and a greedy reward of 1: (2, 2, 2).
