@@ -82,8 +82,8 @@ def ddpo_is(
         old_token_log_prob: under the policy that took the step; a constant, no gradient.
         advantage: A of each image; a constant, no gradient. Clip it to ±5 first, as both codes do (`per_prompt_advantage`).
         mask: True where a step counts (Flow-GRPO leaves the last step out).
-        clip_range: c > 0. The default belongs to log-probabilities that are means over dimensions; sums need about D times
-            as much.
+        clip_range: c > 0. The default belongs to log-probabilities that are means over dimensions; sums over D
+            dimensions move about D times as much.
         aggregation: over steps; both codes take the mean over steps and batch.
 
     Returns:

@@ -49,8 +49,8 @@ def check_same_shape(name: str, value: Tensor, other_name: str, other: Tensor) -
 
 
 def per_row(name: str, values: Tensor, images: Tensor) -> Tensor:
-    """One number per row, ready to be multiplied with images of any number of axes."""
-    if values.shape != images.shape[:1]:
+    """One number per row (or one for all), ready to be multiplied with images of any number of axes."""
+    if values.dim() != 1 or values.shape[0] not in {1, images.shape[0]}:
         raise ValueError(f"{name}: expected one number per row, shape [{images.shape[0]}], got {list(values.shape)}")
     return wide(values).reshape(-1, *[1] * (images.dim() - 1))
 
@@ -254,7 +254,7 @@ def _times(time: Tensor, next_time: Tensor) -> tuple[Tensor, Tensor]:
 def transition_log_prob(
     sample: Float[Tensor, " B *D"],
     mean: Float[Tensor, " B *D"],
-    sd: Float[Tensor, " B"],
+    sd: Float[Tensor, " #B"],
     *,
     reduction: Reduction = "sum",
 ) -> Float[Tensor, " B"]:
@@ -263,7 +263,7 @@ def transition_log_prob(
     Args:
         sample: the step that was taken, ``x_{t'}``; a constant, no gradient.
         mean: ``μ`` of the policy that is asked.
-        sd: > 0, one per row. A deterministic step (sd = 0) has no density.
+        sd: > 0, one per row or one for all. A deterministic step (sd = 0) has no density.
         reduction: over dimensions. ``"sum"`` is the log-density. ``"mean"`` is what ddpo-pytorch and flow_grpo use, smaller
             by the number D of dimensions: their clip range of 1e-4 belongs to it.
 
@@ -297,9 +297,9 @@ def transition_log_prob(
 def transition_kl(
     mean: Float[Tensor, " B *D"],
     ref_mean: Float[Tensor, " B *D"],
-    sd: Float[Tensor, " B"],
+    sd: Float[Tensor, " #B"],
     *,
-    ref_sd: Float[Tensor, " B"] | None = None,
+    ref_sd: Float[Tensor, " #B"] | None = None,
     reduction: Reduction = "sum",
 ) -> Float[Tensor, " B"]:
     r"""Divergence of a denoising step from the reference's: ``KL(N(μ, sd² I) ‖ N(μ_ref, sd_ref² I))``.
@@ -347,8 +347,8 @@ def transition_kl(
 def flow_grpo_code_kl(
     mean: Float[Tensor, " B *D"],
     ref_mean: Float[Tensor, " B *D"],
-    sd: Float[Tensor, " B"],
-    step: Float[Tensor, " B"],
+    sd: Float[Tensor, " #B"],
+    step: Float[Tensor, " #B"],
     *,
     reduction: Reduction = "mean",
 ) -> Float[Tensor, " B"]:

@@ -7,6 +7,8 @@ difference of two nearly equal predictions loses its digits in half precision.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from jaxtyping import Float
 from torch import Tensor
 
@@ -27,7 +29,7 @@ def classifier_free_guidance(
     conditional: Float[Tensor, " B *D"],
     unconditional: Float[Tensor, " B *D"],
     *,
-    scale: Float[Tensor, " B"] | float,
+    scale: Float[Tensor, " #B"] | float,
 ) -> Float[Tensor, " B *D"]:
     r"""Classifier-free guidance: ``y = y(∅) + g (y(c) - y(∅))``.
 
@@ -69,7 +71,7 @@ def rl_guidance(
     tuned: Float[Tensor, " B *D"],
     reference: Float[Tensor, " B *D"],
     *,
-    weight: Float[Tensor, " B"] | float,
+    weight: Float[Tensor, " #B"] | float,
 ) -> Float[Tensor, " B *D"]:
     r"""Reinforcement-learning guidance: ``y = y_ref + w (y_tuned - y_ref)``, alignment as a knob at sampling time.
 
@@ -112,16 +114,17 @@ def rl_guidance(
     modalities=("images",),
 )
 def several_rl_guidance(
-    tuned: Float[Tensor, "K B *D"],
+    tuned: Float[Tensor, "B K *D"],
     reference: Float[Tensor, " B *D"],
-    weight: Float[Tensor, " K"],
+    *,
+    weight: Sequence[float],
 ) -> Float[Tensor, " B *D"]:
     r"""Guidance by several tuned models of one reference: ``y = y_ref + Σ_k w_k (y_k - y_ref)``.
 
     In densities: ``p_ref Π_k (p_k / p_ref)^{w_k}``; of KL optima it targets the reward ``Σ_k (w_k/β_k) r_k``.
 
     Args:
-        tuned: the prediction of each tuned model, in any one form.
+        tuned: the prediction of each of K tuned models, in any one form.
         reference: that of the model that all of them started from.
         weight: ``w_k``, one per tuned model.
 
@@ -129,7 +132,7 @@ def several_rl_guidance(
         The guided prediction, in float32 at least; the reference's where all weights are 0.
 
     Raises:
-        ValueError: the shapes do not fit.
+        ValueError: the shapes do not fit, or there is not one weight per tuned model.
 
     Reference:
         `rl_guidance` for one model; the sum is ours.
@@ -137,10 +140,14 @@ def several_rl_guidance(
     Example:
         Tuned 2 and 4, reference 1, weights 1 and 0.5: ``1 + 1 + 1.5 = 3.5``.
     """
-    if tuned.shape[1:] != reference.shape:
-        raise ValueError(f"tuned: expected shape [K, *{list(reference.shape)}], got {list(tuned.shape)}")
+    if tuned.dim() < 2 or tuned[:, 0].shape != reference.shape:
+        raise ValueError(
+            f"tuned: expected [B, K] in front of reference's {list(reference.shape)[1:]}, got {list(tuned.shape)}"
+        )
+    if len(weight) != tuned.shape[1]:
+        raise ValueError(f"weight: expected one number per tuned model, {tuned.shape[1]}, got {len(weight)}")
     base = wide(reference)
-    return base + (per_row("weight", weight, tuned) * (wide(tuned) - base)).sum(0)
+    return base + sum(w * (wide(model) - base) for w, model in zip(weight, tuned.unbind(1), strict=True))
 
 
 def _extrapolate(name: str, share: Tensor | float, towards: Tensor, start: Tensor) -> Tensor:
