@@ -140,7 +140,7 @@ def several_rl_guidance(
     Example:
         Tuned 2 and 4, reference 1, weights 1 and 0.5: ``1 + 1 + 1.5 = 3.5``.
     """
-    if tuned.dim() < 2 or tuned[:, 0].shape != reference.shape:
+    if tuned.shape[:1] + tuned.shape[2:] != reference.shape:
         raise ValueError(
             f"tuned: expected [B, K] in front of reference's {list(reference.shape)[1:]}, got {list(tuned.shape)}"
         )
