@@ -145,7 +145,7 @@ def refl(reward: Float[Tensor, " B"], *, target: float = 2.0, scale: float = 1e-
         ValueError: scale is not positive.
 
     Reference:
-        Xu et al., arXiv 2304.05977, equation 3 and algorithm 1; the hinge in THUDM/ImageReward ``ReFL.py``
+        Xu et al., arXiv 2304.05977, section 3 on ReFL (equation number not checked); the hinge in THUDM/ImageReward ``ReFL.py``
         (``relu(-r + 2) * 1e-3``).
 
     Example:
