@@ -26,7 +26,7 @@ from plaudit.objectives.listwise import (
 )
 
 K = 5
-MASK = lengths_mask(5, K, seed=3)
+MASK = lengths_mask(5, K, seed=0)
 LABEL = torch.tensor(
     [
         [0.0, 0.25, 0.5, 0.75, 1.0],
