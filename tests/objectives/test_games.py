@@ -1,4 +1,4 @@
-"""Losses of preference games: what they minimise is the exact update, in expectation they follow the game; IPO and DPO within."""
+"""Losses of preference games: they minimise to the exact updates, follow the game in expectation, and hold IPO and DPO."""
 
 from __future__ import annotations
 
@@ -384,3 +384,22 @@ def test_a_step_that_forgets_the_reference_is_an_error():
     zero = number(0)
     with pytest.raises(ValueError, match=r"eta: expected at least beta = 0.5, got 0.2"):
         inpo(zero, zero, zero, zero, zero, zero, beta=0.5, eta=0.2)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_sppos_exact_minimiser_is_multiplicative_weights(seed):
+    """SPPO-hard, ``(u_w - 1/(2β))² + (u_l + 1/(2β))²`` on log-ratios to π_t: mirror descent with step 1/β and no reference.
+
+    It pins each log-ratio where INPO pins their difference; over all labelled pairs of π_t the two agree.
+    """
+    beta, size = 0.5, 5
+    preference, log_old = antisymmetric(uniform(size, size, seed=seed, low=-1)), normal(size, seed=seed).log_softmax(-1)
+    share = log_old.exp()[:, None] * log_old.exp() * preference  # the row's action beats the column's
+
+    def expected_loss(log_policy):
+        u = log_policy - log_old
+        return (share * ((u[:, None] - 0.5 / beta) ** 2 + (u + 0.5 / beta) ** 2)).sum()
+
+    unused = torch.zeros(1, size, dtype=torch.float64)
+    step = mirror_descent_step(log_old[None], unused, preference[None], beta=0.0, eta=1 / beta)
+    torch.testing.assert_close(minimiser(expected_loss, size)[None], step, rtol=0, atol=1e-9)

@@ -1,5 +1,4 @@
-"""Objectives of preference games: the signal is who beats whom, without a reward behind it, and the policy plays against an
-opponent.
+"""Objectives of preference games: the signal is who beats whom, with no reward behind it, and the policy has an opponent.
 
 The opponent of a loss is whatever its samples came from: the present policy (self-play, online IPO), a mixture with the
 reference (Nash-MD), a slow copy (Nash-EMA), or a policy half a step ahead (EGPO, Nash-MP).
@@ -207,8 +206,8 @@ def nash_md(
         mask: True for the tokens of y.
         beta: >= 0, strength of the pull to the reference.
         divergence: ``"sequence"``, as above; ``"token"`` multiplies each token's d_t with its own log-probability only,
-            ``L = -sg(P - 1/2) Σ_t log π(y_t) + β Σ_t sg(d_t) log π(y_t)``, as TRL does: less variance, but a token no longer
-            answers for the divergence after it.
+            ``L = -sg(P - 1/2) Σ_t log π(y_t) + β Σ_t sg(d_t) log π(y_t)``, as TRL did: a token no longer answers
+            for the divergence after it, and the expected gradient is another one.
 
     Returns:
         The loss of each sample, 0 for one without tokens.
@@ -218,7 +217,7 @@ def nash_md(
 
     Reference:
         Munos et al., "Nash Learning from Human Feedback", arXiv 2312.00886, Nash-MD-PG and Nash-EMA-PG. TRL's
-        ``NashMDTrainer`` (left out of TRL 1.x) is ``"token"``; the EGPO authors' ``nash_md_pg_sample`` is ``"sequence"``
+        ``NashMDTrainer`` (no longer in TRL 1.16) is ``"token"``; the EGPO authors' ``nash_md_pg_sample`` is ``"sequence"``
         without the 1/2.
 
     Example:
@@ -330,7 +329,8 @@ def xpo(
 
     Reference:
         Xie et al., "Exploratory Preference Optimization: Harnessing Implicit Q*-Approximation for Sample-Efficient RLHF",
-        arXiv 2405.21046, Algorithm 1. TRL's ``XPOTrainer`` (left out of TRL 1.x) is the same, and offers IPO in DPO's place.
+        arXiv 2405.21046, Algorithm 1. TRL's ``XPOTrainer`` (no longer in TRL 1.16) is the same, and offers IPO in DPO's
+        place.
 
     Example:
         Log-ratios 0, ``log π(ỹ) = -2``, α = 0.1: ``log 2 - 0.2 = 0.4931``.
