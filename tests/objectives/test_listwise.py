@@ -11,9 +11,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import dcg_score
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 
-from objectives.contract import Case, lengths_mask, normal
+from objectives.contract import Case, lengths_mask, normal, uniform
 from plaudit.objectives import bradley_terry, dpo
 from plaudit.objectives.listwise import (
     lipo_lambda,
@@ -338,6 +339,19 @@ def slow_lambda(score, label):
 
 def test_lambda_is_the_papers_sum():
     expect(lipo_lambda, lists(5), slow_lambda)
+
+
+def test_a_pairs_weight_is_what_the_swap_changes_in_sklearns_dcg():
+    """In natural logarithms: scikit-learn's discount is of base 2."""
+    score, label = normal(1, 6, seed=8), uniform(1, 6, seed=9)
+    gain, s = (2**label - 1).numpy(), score[0].tolist()
+    expected = 0.0
+    for i, j in pairs_of(label[0]):
+        swapped = score.clone()
+        swapped[0, [i, j]] = score[0, [j, i]]
+        change = abs(dcg_score(gain, score.numpy()) - dcg_score(gain, swapped.numpy())) / math.log(2)
+        expected += change * math.log(1 + math.exp(s[j] - s[i]))
+    assert lipo_lambda(score, label).item() == pytest.approx(expected)
 
 
 @given(st.lists(st.sampled_from([-1.0, 0.0, 0.5]), min_size=2, max_size=5))
