@@ -99,7 +99,8 @@ def pro(
         reward: r_i; differences set the temperatures, so that doubling all rewards sharpens every term.
             Equal rewards contribute no term between them; equal best outputs share the likelihood term.
         mask: True for the n outputs that count.
-        likelihood_weight: w >= 0; the weight of the likelihood term grows with the number of ranking terms, as in the paper.
+        likelihood_weight: w >= 0, of the likelihood term, which the authors' code multiplies by (n - 1)²; the default is from
+            memory of the paper.
 
     Returns:
         The loss of each list; 0 for an empty one.
