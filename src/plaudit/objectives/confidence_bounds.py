@@ -40,7 +40,8 @@ def student_t_upper_bound(cost: Float[Tensor, "J N"], *, delta: float) -> Float[
         ValueError: `delta` out of range, or fewer than two costs.
 
     Reference:
-        The safety test of Chittepu et al., "HC-RLHF", arXiv 2506.08266 (standard deviation with N - 1), after Thomas et al., Science 366 (2019).
+        The safety test of Chittepu et al., "HC-RLHF", arXiv 2506.08266 (standard deviation with N - 1), after Thomas et al.,
+        Science 366 (2019).
 
     Example:
         Costs (0, 2) at δ = 0.25, where ``t = 1``: ``1 + sqrt 2 / sqrt 2 = 2``.
@@ -49,9 +50,9 @@ def student_t_upper_bound(cost: Float[Tensor, "J N"], *, delta: float) -> Float[
 
     _check_delta(delta)
     check_group("cost", cost, at_least=2)
-    cost = _exact(cost)
+    mean, variance = _mean_and_variance(cost)
     count = cost.shape[-1]
-    return cost.mean(-1) + float(t.ppf(1 - delta, count - 1)) * cost.std(-1) / math.sqrt(count)
+    return mean + float(t.ppf(1 - delta, count - 1)) * (variance / count).sqrt()
 
 
 @objective(
@@ -89,7 +90,8 @@ def hoeffding_upper_bound(
     _check_delta(delta)
     check_group("cost", cost, at_least=1)
     width = _check_range(cost, lowest, highest)
-    return _exact(cost).mean(-1) + width * math.sqrt(math.log(1 / delta) / (2 * cost.shape[-1]))
+    mean = cost.detach().mean(-1, dtype=torch.promote_types(cost.dtype, torch.float32))
+    return mean + width * math.sqrt(math.log(1 / delta) / (2 * cost.shape[-1]))
 
 
 @objective(
@@ -130,9 +132,9 @@ def empirical_bernstein_upper_bound(
     _check_delta(delta)
     check_group("cost", cost, at_least=2)
     width = _check_range(cost, lowest, highest)
-    cost, log_term, count = _exact(cost), math.log(2 / delta), cost.shape[-1]
-    variance_term = (2 * cost.var(-1) * log_term / count).sqrt()
-    return cost.mean(-1) + variance_term + 7 * width * log_term / (3 * (count - 1))
+    mean, variance = _mean_and_variance(cost)
+    log_term, count = math.log(2 / delta), cost.shape[-1]
+    return mean + (2 * variance * log_term / count).sqrt() + 7 * width * log_term / (3 * (count - 1))
 
 
 @objective(
@@ -165,7 +167,7 @@ def clopper_pearson_upper_bound(harmful: Bool[Tensor, "J N"], *, delta: float) -
     Example:
         None harmful among N: ``1 - δ^(1/N)``; for N = 2 at δ = 0.25, 0.5.
     """
-    from scipy.special import betaincinv  # slow to import
+    from scipy.special import betaincinv  # type: ignore[import-untyped]  # slow to import
 
     _check_delta(delta)
     check_group("harmful", harmful, at_least=1)
@@ -187,5 +189,7 @@ def _check_range(cost: Tensor, lowest: float, highest: float) -> float:
     return highest - lowest
 
 
-def _exact(cost: Tensor) -> Tensor:
-    return cost.detach().to(torch.promote_types(cost.dtype, torch.float32))
+def _mean_and_variance(cost: Tensor) -> tuple[Tensor, Tensor]:
+    cost = cost.detach().to(torch.promote_types(cost.dtype, torch.float32))
+    mean = cost.mean(-1)
+    return mean, (cost - mean[:, None]).square().sum(-1) / (cost.shape[-1] - 1)

@@ -167,7 +167,8 @@ def gaussian_preference(
     """
     check_not_negative("variance_penalty", variance_penalty)
     z, variance = _standardised_difference(mean_chosen, sd_chosen, mean_rejected, sd_rejected)
-    return -torch.special.log_ndtr(z) + variance_penalty * variance
+    log_probability: Tensor = torch.special.log_ndtr(z)
+    return variance_penalty * variance - log_probability
 
 
 @objective(

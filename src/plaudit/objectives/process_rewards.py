@@ -246,8 +246,8 @@ def mean_of_steps(step_log_prob: Float[Tensor, "N T"], mask: Bool[Tensor, "N T"]
         ones hardly shows.
 
     Reference:
-        The answer selection in the code of Jiang et al., "PROPA", arXiv 2511.10279, there on scores clipped to [0, 1] and with the
-        question itself counted as a step of score 0, which favours long paths.
+        The answer selection in the code of Jiang et al., "PROPA", arXiv 2511.10279, there on scores clipped to [0, 1] and
+        with the question itself counted as a step of score 0, which favours long paths.
 
     Example:
         Step probabilities (1/2, 1/4) give ``log(3/8)``.

@@ -101,13 +101,13 @@ def ensemble_less_variance(reward: Float[Tensor, "N M"], *, pessimism: float) ->
     """
     check_not_negative("pessimism", pessimism)
     check_group("reward", reward, at_least=1)
-    reward = reward.to(torch.promote_types(reward.dtype, torch.float32))
-    return reward.mean(-1) - pessimism * reward.var(-1, correction=0)
+    mean, variance = _mean_and_variance(reward, ddof=0)
+    return mean - pessimism * variance
 
 
 @objective(
     role="reward",
-    paper="lower confidence bound",
+    paper="ours",
     feedback="any",
     signal="reward",
     data="either",
@@ -137,7 +137,12 @@ def ensemble_lower_bound(reward: Float[Tensor, "N M"], *, pessimism: float, ddof
     """
     check_not_negative("pessimism", pessimism)
     check_group("reward", reward, at_least=ddof + 1)
-    reward = reward.to(torch.promote_types(reward.dtype, torch.float32))
-    variance = reward.var(-1, correction=ddof)
+    mean, variance = _mean_and_variance(reward, ddof=ddof)
     spread = torch.where(variance > 0, variance, 1).sqrt()  # the root has no slope at 0
-    return reward.mean(-1) - pessimism * torch.where(variance > 0, spread, 0)
+    return mean - pessimism * torch.where(variance > 0, spread, 0)
+
+
+def _mean_and_variance(reward: Tensor, *, ddof: int) -> tuple[Tensor, Tensor]:
+    reward = reward.to(torch.promote_types(reward.dtype, torch.float32))
+    mean = reward.mean(-1)
+    return mean, (reward - mean[:, None]).square().sum(-1) / (reward.shape[-1] - ddof)

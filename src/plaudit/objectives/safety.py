@@ -68,8 +68,8 @@ def pessimism_coefficient(
 ) -> float:
     r"""By how many standard deviations HC-RLHF holds the mean cost below its threshold while it trains.
 
-    ``k = c1 t_{1-δ, n-1} / sqrt n + c2 t_{1-δ, m-1} / sqrt m``: room for the error of the training estimate from n costs, and for
-    the width of the safety test to come on m.
+    ``k = c1 t_{1-δ, n-1} / sqrt n + c2 t_{1-δ, m-1} / sqrt m``: room for the error of the training estimate from n costs,
+    and for the width of the safety test to come on m.
 
     Args:
         samples: n >= 2, the costs that the estimate is made from.
@@ -85,8 +85,8 @@ def pessimism_coefficient(
         ValueError: a setting out of range.
 
     Reference:
-        Chittepu et al., "HC-RLHF", arXiv 2506.08266, in its official code: n is the length of the cost buffer for the multiplier and the
-        size of the batch for the policy.
+        Chittepu et al., "HC-RLHF", arXiv 2506.08266, in its official code: n is the length of the cost buffer for the
+        multiplier and the size of the batch for the policy.
 
     Example:
         n = 32, m = 100, δ = 0.1, c1 = 4, c2 = 2 give 1.18 standard deviations.
@@ -121,8 +121,8 @@ def inflated_cost(
 ) -> Float[Tensor, " N"]:
     r"""The cost whose policy gradient is that of the mean plus k standard deviations: ``c + k (c^2 - 2 c μ) / (2 s)``.
 
-    ``∇ sd = ( ∇E[c^2] - 2 μ ∇E[c] ) / (2 sd)``, so ``E[ c̃ ∇log π ] = ∇( μ + k sd )`` where μ and s are those of the policy itself.
-    Minimising it lowers the spread of the costs with their mean.
+    ``∇ sd = ( ∇E[c^2] - 2 μ ∇E[c] ) / (2 sd)``, so ``E[ c̃ ∇log π ] = ∇( μ + k sd )`` where μ and s are those of the policy
+    itself. Minimising it lowers the spread of the costs with their mean.
 
     Args:
         cost: c of each output.
@@ -138,7 +138,8 @@ def inflated_cost(
         ValueError: `pessimism` is negative, or the buffer has no more than `ddof` costs.
 
     Reference:
-        Chittepu et al., "HC-RLHF", arXiv 2506.08266; ``rl_step`` of its official code. The identity is proven in our tests by enumeration.
+        Chittepu et al., "HC-RLHF", arXiv 2506.08266; ``rl_step`` of its official code. The tests prove the identity by
+        enumeration.
 
     Example:
         μ = 0, s = 1, k = 2: a cost of 3 becomes ``3 + 2 (9 / 2) = 12``.
@@ -218,8 +219,8 @@ def dual_loss(
         ValueError: `pessimism` is negative, or fewer than two costs.
 
     Reference:
-        Dai et al., "Safe RLHF", arXiv 2310.12773, section 3.3; Chittepu et al., "HC-RLHF", arXiv 2506.08266, as in its code (standard deviation
-        with n - 1). As λ is both in the loss and in its exponent, the step is proportional to λ.
+        Dai et al., "Safe RLHF", arXiv 2310.12773, section 3.3; Chittepu et al., "HC-RLHF", arXiv 2506.08266, as in its code
+        (standard deviation with n - 1). As λ is the exponential of what is trained, the step is proportional to λ.
 
     Example:
         Costs (1, 3), k = 0, τ = 1.5 and λ = 2: ``-2 (2 - 1.5) = -1``.
@@ -278,4 +279,6 @@ def _excess(cost: Tensor, pessimism: float, threshold: float) -> Tensor:
     check_not_negative("pessimism", pessimism)
     check_group("cost", cost, at_least=2)
     cost = cost.detach().to(torch.promote_types(cost.dtype, torch.float32))
-    return cost.mean(-1) + pessimism * cost.std(-1) - threshold
+    mean = cost.mean(-1)
+    sd = ((cost - mean[:, None]).square().sum(-1) / (cost.shape[-1] - 1)).sqrt()
+    return mean + pessimism * sd - threshold

@@ -246,9 +246,9 @@ def crraft(
     check_group("reward", reward, at_least=1)
     allowed = feasible & (log_ratio.detach() <= max_log_ratio)
     best = torch.where(allowed, reward.detach(), -math.inf).argmax(-1, keepdim=True)
-    some = allowed.any(-1)
-    value = -(reward.detach() * torch.where(allowed, log_prob, 0)).gather(-1, best).squeeze(-1)
-    return torch.where(some, value, 0), some.to(value.dtype)
+    imitated = -torch.where(allowed, reward.detach(), 0) * torch.where(allowed, log_prob, 0)
+    value = imitated.gather(-1, best).squeeze(-1)
+    return value, allowed.any(-1).to(value.dtype)
 
 
 @objective(
@@ -276,7 +276,7 @@ def codpo(
         log_ratio: ``u = log π(y|x) - log π_ref(y|x)`` of each output, summed over its tokens.
         mean_log_prob: ``log π(y|x) / |y|``, its log-probability per token.
         reward: the reward of each output, which orders them. No gradient.
-        feasible: whether each output passes all judges.
+        feasible: whether each output passes all judges. Groups are complete: what is False here may be taken for the rejected.
         beta: > 0, strength of the pull to the reference; raising it keeps the policy nearer to the reference.
         likelihood_weight: λ >= 0; raising it keeps the likelihood of the chosen output from falling.
 

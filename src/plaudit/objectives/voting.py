@@ -97,7 +97,9 @@ def collective_vote(answer: Int[Tensor, "B M K"], weight: Float[Tensor, "B M"] |
     check_group("answer", answer, at_least=1)
     flat = answer.flatten(1)
     equal = (flat[:, :, None] == flat[:, None, :]) & (flat >= 0)[:, :, None]
-    count = equal.unflatten(-1, answer.shape[1:]).sum(-1).double()  # [B, M K, M]: each model's votes for an answer
+    count = (
+        equal.view(*equal.shape[:2], *answer.shape[1:]).sum(-1).double()
+    )  # [B, M K, M]: each model's votes for an answer
     weights = count.new_ones(answer.shape[:2]) if weight is None else weight.detach().double()
     support, votes = (count * weights[:, None, :]).sum(-1), count.sum(-1)
     leads = (support > 0) & (support >= support.amax(-1, keepdim=True) * (1 - 1e-6))
