@@ -140,6 +140,12 @@ def test_the_pessimism_is_the_codes_sum_of_students_quantiles():
     assert ours == pytest.approx(theirs)
 
 
+def test_two_costs_are_enough_for_a_quantile():
+    """One degree of freedom is Cauchy's distribution: the quantile of 3/4 is 1."""
+    slack = pessimism_coefficient(2, 2, delta=0.25, candidate_factor=1.0, safety_factor=3.0)
+    assert slack == pytest.approx(4 / math.sqrt(2))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -232,6 +232,12 @@ def test_crraft_imitates_the_best_that_is_allowed():
         assert value[row].item() == pytest.approx(expected)
 
 
+def test_crraft_allows_outputs_up_to_the_leash():
+    reward, always = torch.tensor([[0.9, 0.5]]), torch.tensor([[True, True]])
+    value, _ = crraft(torch.tensor([[-1.0, -1.0]]), torch.tensor([[2.5, 0.0]]), reward, always, max_log_ratio=2.5)
+    assert value.item() == pytest.approx(0.9)
+
+
 def test_crraft_falls_back_on_a_baseline_among_the_outputs():
     """The paper's rule: the baseline's answer, at 1/2, where no sample is feasible."""
     call = {

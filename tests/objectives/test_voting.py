@@ -57,6 +57,12 @@ def test_self_consistency_is_the_share_of_the_most_frequent_answer():
         assert self_consistency(row[None]).item() == pytest.approx(max(counts.values(), default=0) / 6)
 
 
+def test_class_0_is_an_answer_like_any_other():
+    answer = torch.tensor([[0, 0, 1]])
+    assert self_consistency(answer).item() == pytest.approx(2 / 3)
+    assert collective_vote(answer[:, None]).winner.item() == 0
+
+
 def test_one_model_is_a_majority_vote_whatever_its_weight():
     """RLCCF with N = 1 is TTRL: the weight cancels."""
     alone = ANSWER[:, :1]
