@@ -14,7 +14,7 @@ from torch.nn.functional import binary_cross_entropy
 from objectives.contract import Case, lengths_mask, normal, uniform
 from plaudit.objectives.preference_models import soft_bradley_terry
 from plaudit.objectives.variational import (
-    gaussian_kl,
+    latent_kl,
     information_gain,
     least_entropy,
     variance_gap,
@@ -44,7 +44,7 @@ def sets(rows, mask=False, beta=0.3):
 PAIRS = ("reward_a", "reward_b")
 CASES = [
     Case(
-        gaussian_kl,
+        latent_kl,
         beliefs,
         differentiable=("mean", "log_variance"),
         extreme=("mean",),
@@ -52,7 +52,7 @@ CASES = [
         invalid={"factor": [0.0, -1.0]},
     ),
     Case(
-        gaussian_kl,
+        latent_kl,
         lambda rows: beliefs(rows, prior=True, factor=1.0),
         name="learned prior",
         differentiable=("mean", "log_variance", "prior_mean", "prior_log_variance"),
@@ -108,7 +108,7 @@ CASES = [
 
 
 def test_the_docstrings_examples():
-    assert gaussian_kl(torch.ones(1, 1), torch.zeros(1, 1)).item() == 0.5
+    assert latent_kl(torch.ones(1, 1), torch.zeros(1, 1)).item() == 0.5
     zero = torch.zeros(1, 2)
     loss = variational_preference(zero, zero, torch.ones(1, 2), torch.tensor([0.5]), beta=1.0)
     assert loss.item() == pytest.approx(2 * math.log(2) + 0.5)
@@ -123,9 +123,9 @@ def test_the_docstrings_examples():
 def test_torch_distributions_agree_on_the_divergence():
     belief = Independent(Normal(MEAN, (LOG_VARIANCE / 2).exp()), 1)
     standard = Independent(Normal(torch.zeros(3).double(), torch.ones(3).double()), 1)
-    torch.testing.assert_close(gaussian_kl(MEAN, LOG_VARIANCE), kl_divergence(belief, standard))
+    torch.testing.assert_close(latent_kl(MEAN, LOG_VARIANCE), kl_divergence(belief, standard))
     learned = Independent(Normal(PRIOR_MEAN, (PRIOR_LOG_VARIANCE / 2).exp()), 1)
-    torch.testing.assert_close(gaussian_kl(**beliefs(5, prior=True)), kl_divergence(belief, learned))
+    torch.testing.assert_close(latent_kl(**beliefs(5, prior=True)), kl_divergence(belief, learned))
 
 
 @pytest.mark.parametrize("prior", [False, True])
@@ -135,25 +135,25 @@ def test_vpls_code_for_control_has_twice_the_divergence(prior):
     width = PRIOR_LOG_VARIANCE if prior else torch.zeros(3)
     shifted = LOG_VARIANCE - width
     theirs = -(1 + shifted - shifted.exp() - (MEAN - centre).pow(2) / width.exp()).sum(-1)
-    torch.testing.assert_close(gaussian_kl(**beliefs(5, prior=prior), factor=1.0), theirs)
-    torch.testing.assert_close(2 * gaussian_kl(**beliefs(5, prior=prior)), theirs)
+    torch.testing.assert_close(latent_kl(**beliefs(5, prior=prior), factor=1.0), theirs)
+    torch.testing.assert_close(2 * latent_kl(**beliefs(5, prior=prior)), theirs)
 
 
 def test_a_belief_that_is_the_prior_diverges_by_nothing():
-    kl = gaussian_kl(PRIOR_MEAN[None], PRIOR_LOG_VARIANCE[None], PRIOR_MEAN, PRIOR_LOG_VARIANCE)
+    kl = latent_kl(PRIOR_MEAN[None], PRIOR_LOG_VARIANCE[None], PRIOR_MEAN, PRIOR_LOG_VARIANCE)
     assert kl.item() == 0
-    assert (gaussian_kl(MEAN, LOG_VARIANCE) > 0).all()
+    assert (latent_kl(MEAN, LOG_VARIANCE) > 0).all()
 
 
 def test_a_nearly_exact_belief_keeps_its_digits():
     """l = 1e-4: the divergence is l²/4, which 1 + l - e^l loses in float32."""
-    kl = gaussian_kl(torch.zeros(1, 1), torch.full((1, 1), 1e-4))
+    kl = latent_kl(torch.zeros(1, 1), torch.full((1, 1), 1e-4))
     assert kl.item() == pytest.approx(1e-8 / 4, rel=1e-2)
 
 
 def test_the_bound_is_vpls_loss():
     """reconstruction + kl_weight · latent, both summed over the batch, as the code for control has it."""
-    kl = gaussian_kl(MEAN, LOG_VARIANCE, factor=1.0)
+    kl = latent_kl(MEAN, LOG_VARIANCE, factor=1.0)
     ours = variational_preference(A, B, LABEL, kl, beta=0.7).sum()
     latent = -(1 + LOG_VARIANCE - MEAN.pow(2) - LOG_VARIANCE.exp()).sum()
     theirs = binary_cross_entropy((A - B).sigmoid(), LABEL, reduction="sum") + 0.7 * latent
@@ -183,7 +183,7 @@ def test_the_bound_is_below_the_evidence(mean, log_variance):
     zero = torch.zeros_like(grid)
     likelihood = variational_preference(grid, zero, torch.ones_like(grid), zero[:, 0], beta=0.0)
     evidence = -(prior[:, 0] * (-likelihood).exp()).sum().log()
-    kl = gaussian_kl(torch.tensor([[mean]]).double(), torch.tensor([[log_variance]]).double())
+    kl = latent_kl(torch.tensor([[mean]]).double(), torch.tensor([[log_variance]]).double())
     assert ((belief[:, 0] * likelihood).sum() + kl).item() >= evidence.item() - 1e-6
 
 

@@ -24,7 +24,7 @@ from plaudit.objectives.catalogue import objective
     data="off-policy",
     reference=False,
 )
-def gaussian_kl(
+def latent_kl(
     mean: Float[Tensor, "B D"],
     log_variance: Float[Tensor, "B D"],
     prior_mean: Float[Tensor, " D"] | None = None,
@@ -91,7 +91,7 @@ def variational_preference(
         reward_a: reward of output (or segment) a in each of a set's K comparisons, at the set's draw of z.
         reward_b: the same of output b.
         preference: y in [0, 1], 1 where a was preferred. No gradient.
-        divergence: the divergence of each set's belief from the prior (`gaussian_kl`).
+        divergence: the divergence of each set's belief from the prior (`latent_kl`).
         mask: True for the comparisons that exist; None is all.
         beta: β >= 0; raising it pulls beliefs to the prior and z to mean less. VPL's recipes go from 0 to 1 in control and
             use 0 to 1e-4 for language.
