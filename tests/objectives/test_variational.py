@@ -14,8 +14,8 @@ from torch.nn.functional import binary_cross_entropy
 from objectives.contract import Case, lengths_mask, normal, uniform
 from plaudit.objectives.preference_models import soft_bradley_terry
 from plaudit.objectives.variational import (
-    latent_kl,
     information_gain,
+    latent_kl,
     least_entropy,
     variance_gap,
     variational_preference,
