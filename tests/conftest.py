@@ -7,8 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 from jaxtyping import install_import_hook
+
+# a shared machine may take a second for what takes a millisecond
+hypothesis.settings.register_profile("plaudit", deadline=None)
+hypothesis.settings.load_profile("plaudit")
 
 # Shapes are checked in the tests only; the hook must be there before anything imports these packages.
 install_import_hook(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
 import types
 import typing
@@ -18,7 +19,8 @@ from torch import Tensor
 class TensorArgument:
     """One tensor of a signature: its name, its position, its axes by name, and the types of number it may hold.
 
-    An axis that begins with ``#`` may also have length 1; ``...`` and names that begin with ``*`` stand for any axes.
+    An axis that begins with ``#`` may also have length 1; ``...`` and names that begin with ``*`` stand for any axes, and the
+    axes after one of these are not checked.
     """
 
     name: str
@@ -66,11 +68,10 @@ def check_shapes(arguments: tuple[TensorArgument, ...], args: tuple[Any, ...], k
 
 def _check_axes(argument: TensorArgument, shape: tuple[int, ...], lengths: dict[str, tuple[int, str]]) -> None:
     axes = argument.axes
-    if any(axis.startswith(("*", "...")) for axis in axes):
-        return
-    fits = len(axes) == len(shape)
+    named = list(itertools.takewhile(lambda axis: not axis.startswith(("*", "...")), axes))
+    fits = len(named) == len(shape) if len(named) == len(axes) else len(named) <= len(shape)
     reason = ""
-    for axis, length in zip(axes, shape, strict=False):
+    for axis, length in zip(named, shape, strict=False):
         name = axis.lstrip("#")
         if axis.startswith("#") and length == 1:
             continue
