@@ -81,8 +81,8 @@ def bco_pair(
 
     Reference:
         Jung et al., "Binary classifier optimization for large language model alignment", arXiv 2404.04656, theorem 1: an
-        upper bound of `dpo`. The paper then shifts both rewards (`bco`, on single outputs). TRL's ``loss_type="bco_pair"`` has no
-        shift; older versions of it and their copies in other libraries subtract a running mean.
+        upper bound of `dpo`. The paper then shifts both rewards (`bco`, on single outputs). TRL's ``loss_type="bco_pair"``
+        has no shift; older versions of it and their copies in other libraries subtract a running mean.
 
     Example:
         Implicit rewards 1 and -1: ``2 log(1 + e^-1) = 0.6265``.

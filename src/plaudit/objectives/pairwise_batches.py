@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -67,7 +66,7 @@ def aot_paired(
 
 @objective(
     paper="Melnyk et al. 2024, arXiv 2406.05882",
-    feedback="verdict",
+    feedback="reaction",
     signal="preference",
     data="off-policy",
     reference=True,

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from plaudit.objectives.arguments import check_positive, check_share
+from plaudit.objectives.arguments import check_not_negative, check_positive, check_share
 from plaudit.objectives.catalogue import objective
 from plaudit.objectives.pairwise import dpo, per_step
 
@@ -80,13 +80,13 @@ def length_regularised_dpo(
         length_chosen: ``n_w``, its number of steps.
         length_rejected: ``n_l``, the same of the other output.
         beta: > 0, strength of the pull to the reference.
-        alpha: α, cost of a step in units of reward; 0 is `dpo`. Raising it makes outputs shorter.
+        alpha: α >= 0, cost of a step in units of reward; 0 is `dpo`. Raising it makes outputs shorter.
 
     Returns:
         The loss of each pair, >= 0.
 
     Raises:
-        ValueError: beta is not positive.
+        ValueError: beta or alpha outside its range.
 
     Reference:
         Park et al., "Disentangling length from quality in direct preference optimization", arXiv 2403.19159, section 4.
@@ -96,7 +96,10 @@ def length_regularised_dpo(
         Log-ratios 1 and 0 at β = 1, lengths 3 and 5 at α = 0.5: ``-log σ(1 - 1) = log 2``.
     """
     check_positive("beta", beta)
-    return -logsigmoid(beta * (log_ratio_chosen - log_ratio_rejected) + alpha * (length_chosen - length_rejected))
+    check_not_negative("alpha", alpha)
+    difference = log_ratio_chosen - log_ratio_rejected
+    longer_by = (length_chosen - length_rejected).to(difference.dtype)
+    return -logsigmoid(beta * difference + alpha * longer_by)
 
 
 @objective(
