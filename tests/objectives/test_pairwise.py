@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -223,6 +224,15 @@ def test_the_docstrings_examples():
     assert exo(number(0), number(0), beta=1, label_smoothing=0.25).item() == pytest.approx(expected)
     for tau in (0.05, 1.0):
         assert disco_pop(number(0), number(0), beta=1, tau=tau).item() == pytest.approx(0.5 * math.log(2) + 0.5)
+
+
+@settings(max_examples=50, deadline=None)
+@given(log_ratios, log_ratios)
+def test_they_all_read_the_difference_only(chosen, rejected):
+    losses = (partial(robust_dpo, flip_share=0.2), ipo, hinge, partial(exo, label_smoothing=0.2), disco_pop)
+    for loss in losses:
+        apart = loss(number(chosen), number(rejected), beta=0.3)
+        torch.testing.assert_close(apart, loss(number(chosen - rejected), number(0), beta=0.3))
 
 
 @settings(max_examples=50, deadline=None)

@@ -37,7 +37,6 @@ CASES = [
         differentiable=SIDES,
         extreme=SIDES,
         invalid={"beta": NOT_POSITIVE, "penalty": [-1.0, math.nan]},
-        low_precision=64,  # the penalty of 50 scales the rounding of its input
     ),
     Case(dpop, lambda rows: pairs(rows, penalty=0.0), name="without-penalty", differentiable=SIDES, extreme=SIDES),
 ]

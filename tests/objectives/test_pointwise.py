@@ -134,7 +134,7 @@ def test_ktos_gradient(log_ratio, baseline, beta):
 @settings(max_examples=50, deadline=None)
 @given(log_ratios, log_ratios, strengths)
 def test_kto_without_a_baseline_is_apo_zero_on_both_outputs(chosen, rejected, beta):
-    sides = torch.tensor([chosen, rejected]).double()
+    sides = torch.tensor([chosen, rejected], dtype=torch.float64)
     ours = kto(sides, torch.tensor([True, False]), scalar(0), beta=beta).sum()
     assert ours.item() == pytest.approx(apo_zero(number(chosen), number(rejected), beta=beta).item())
 
@@ -188,7 +188,7 @@ def test_bcos_slope(log_ratio, shift, beta):
 @given(log_ratios, log_ratios, st.floats(-3, 3), strengths)
 def test_bco_on_a_pair(chosen, rejected, shift, beta):
     """Theorem 1: for any shift, the two losses together are at least DPO's; without one they are `bco_pair`."""
-    sides, labels = torch.tensor([chosen, rejected]).double(), torch.tensor([True, False])
+    sides, labels = torch.tensor([chosen, rejected], dtype=torch.float64), torch.tensor([True, False])
     pair = number(chosen), number(rejected)
     assert bco(sides, labels, scalar(shift), beta=beta).sum().item() >= dpo(*pair, beta=beta).item() - 1e-12
     unshifted = bco(sides, labels, scalar(0), beta=beta).sum().item()
@@ -199,7 +199,7 @@ def test_bco_on_a_pair(chosen, rejected, shift, beta):
 @given(log_ratios, log_ratios, strengths)
 def test_the_papers_shift_makes_bcos_bound_tightest_on_a_pair(chosen, rejected, beta):
     """The mean of the two rewards: any other shift gives a larger sum."""
-    sides, labels = torch.tensor([chosen, rejected]).double(), torch.tensor([True, False])
+    sides, labels = torch.tensor([chosen, rejected], dtype=torch.float64), torch.tensor([True, False])
     best = beta * (chosen + rejected) / 2
     least = bco(sides, labels, scalar(best), beta=beta).sum().item()
     for other in (-1.0, 0.3):

@@ -90,8 +90,8 @@ def robust_dpo(
         ValueError: beta or flip_share outside its range.
 
     Reference:
-        Chowdhury, Kini and Natarajan, "Provably robust DPO: aligning language models with noisy feedback", arXiv 2403.00409,
-        section 3. TRL's ``loss_type="robust"`` with ``label_smoothing`` = ε. Conservative DPO (`dpo` with label_smoothing)
+        Chowdhury, Kini and Natarajan, "Provably robust DPO: aligning language models with noisy feedback", arXiv 2403.00409.
+        TRL's ``loss_type="robust"`` with ``label_smoothing`` = ε. Conservative DPO (`dpo` with label_smoothing)
         has the opposite sign before ε and is biased.
 
     Example:
@@ -139,7 +139,7 @@ def ipo(
 
     Reference:
         Azar et al., "A general theoretical paradigm to understand learning from human preferences", arXiv 2310.12036,
-        equation 17. TRL's ``loss_type="ipo"`` always divides by the lengths, which it says the authors confirmed by mail;
+        equation 17. TRL's ``loss_type="ipo"`` always divides by the lengths, which it says is what the authors confirmed;
         OpenRLHF sums.
 
     Example:
@@ -187,8 +187,8 @@ def hinge(
         ValueError: beta is not positive.
 
     Reference:
-        Liu et al., "Statistical rejection sampling improves preference optimization", arXiv 2309.06657, the hinge-norm loss
-        of section 3: SLiC's hinge (arXiv 2305.10425, see `slic_hf`) on log-ratios in place of log-probabilities. TRL's
+        Liu et al., "Statistical rejection sampling improves preference optimization", arXiv 2309.06657, its hinge-norm
+        loss: SLiC's hinge (arXiv 2305.10425, see `slic_hf`) on log-ratios in place of log-probabilities. TRL's
         ``loss_type="hinge"``.
 
     Example:
@@ -232,7 +232,7 @@ def exo(
 
     Reference:
         Ji et al., "Towards efficient exact optimization of language model alignment", arXiv 2402.00856, equation 16 with
-        K = 2. TRL's ``loss_type="exo_pair"``, which takes 1e-3 where ε is left at 0.
+        K = 2. TRL's ``loss_type="exo_pair"``, which refuses ε = 0 too; 1e-3 is the paper's.
 
     Example:
         ``h = 0`` and ε = 0.25: ``0.5 log(0.5 / 0.75) + 0.5 log(0.5 / 0.25) = 0.1438``.

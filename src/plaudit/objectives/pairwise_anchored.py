@@ -121,7 +121,7 @@ def apo_zero(
 
     Reference:
         D'Oosterlinck et al., "Anchored preference optimization and contrastive revisions", arXiv 2408.06266, equation 7
-        in TRL's count. TRL's ``loss_type="apo_zero"``; the 1 only keeps the loss positive. It is `kto` with ``z0 = 0`` on
+        (as TRL counts). TRL's ``loss_type="apo_zero"``; the 1 only keeps the loss positive. It is `kto` with ``z0 = 0`` on
         the pair's two outputs, as one number.
 
     Example:
@@ -161,7 +161,7 @@ def apo_down(
 
     Reference:
         D'Oosterlinck et al., "Anchored preference optimization and contrastive revisions", arXiv 2408.06266, equation 8
-        in TRL's count. TRL's ``loss_type="apo_down"``; the 1 only keeps the loss positive.
+        (as TRL counts). TRL's ``loss_type="apo_down"``; the 1 only keeps the loss positive.
 
     Example:
         Implicit rewards ``-log 3`` and ``-2 log 3``: ``0.25 + 0.25 = 0.5``.
@@ -243,7 +243,7 @@ def dpop(
 
     Reference:
         Pal et al., "Smaug: fixing failure modes of preference optimisation with DPO-positive", arXiv 2402.13228, equation 3.
-        50 is the value of PaddleNLP and of other public code (the paper's own was not found).
+        50 is the default of PaddleNLP and of other public code (what the paper took was not found). Not in TRL.
 
     Example:
         Log-ratios -1 and -4 at β = 1 and λ = 2: ``-log σ(-1 + 4 - 2) = 0.3133``.

@@ -53,7 +53,7 @@ def aot_paired(
         ValueError: beta or label_smoothing outside its range.
 
     Reference:
-        Melnyk et al., "Distributional preference alignment of LLMs via optimal transport", arXiv 2406.05882, algorithm for
+        Melnyk et al., "Distributional preference alignment of LLMs via optimal transport", arXiv 2406.05882, for
         paired data. TRL's ``loss_type="aot"``, called ``aot_pair`` before; it returns the losses in the order of the ranks.
 
     Example:
@@ -97,7 +97,7 @@ def aot_unpaired(
         ValueError: beta or label_smoothing outside its range.
 
     Reference:
-        Melnyk et al., "Distributional preference alignment of LLMs via optimal transport", arXiv 2406.05882, algorithm for
+        Melnyk et al., "Distributional preference alignment of LLMs via optimal transport", arXiv 2406.05882, for
         unpaired data. TRL's ``loss_type="aot_unpaired"``, called ``aot`` before; it returns the losses in the order of the
         ranks.
 
@@ -136,7 +136,7 @@ def wpo_weight(
         likeliest steps. 1 for an output without steps.
 
     Reference:
-        Zhou et al., "WPO: enhancing RLHF with weighted preference optimization", arXiv 2406.11827, section 3.2 and equation 2.
+        Zhou et al., "WPO: enhancing RLHF with weighted preference optimization", arXiv 2406.11827, equation 2.
         TRL's ``use_weighting``. The paper's other variant, greedy alignment, has ``max_v π(v)`` in place of the sum.
 
     Example:

@@ -180,7 +180,7 @@ def f_dpo(
         ValueError: beta is not positive.
 
     Reference:
-        Wang et al., "Beyond reverse KL", arXiv 2309.16240, equation 12 in the ICLR version's count. TRL's
+        Wang et al., "Beyond reverse KL", arXiv 2309.16240. TRL's
         ``f_divergence_type``; its losses other than the logistic one take the same links in place of the log-ratios.
 
     Example:

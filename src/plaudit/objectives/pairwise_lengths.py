@@ -43,7 +43,7 @@ def length_normalised_dpo(
         ValueError: beta is not positive.
 
     Reference:
-        Lambert et al., "Tülu 3: pushing frontiers in open language model post-training", arXiv 2411.15124, equation 6
+        Lambert et al., "Tülu 3: pushing frontiers in open language model post-training", arXiv 2411.15124
         (from SimPO's normalisation, arXiv 2405.14734). TRL's ``loss_type="sigmoid_norm"``.
 
     Example:
@@ -89,8 +89,8 @@ def length_regularised_dpo(
         ValueError: beta or alpha outside its range.
 
     Reference:
-        Park et al., "Disentangling length from quality in direct preference optimization", arXiv 2403.19159, section 4.
-        Not in TRL.
+        Park et al., "Disentangling length from quality in direct preference optimization", arXiv 2403.19159
+        (R-DPO). Not in TRL.
 
     Example:
         Log-ratios 1 and 0 at β = 1, lengths 3 and 5 at α = 0.5: ``-log σ(1 - 1) = log 2``.
@@ -138,7 +138,7 @@ def length_desensitised_dpo(
         ValueError: beta or tail_weight outside its range.
 
     Reference:
-        Liu et al., "Length desensitization in direct preference optimization", arXiv 2409.06411, section 4. TRL's
+        Liu et al., "Length desensitization in direct preference optimization", arXiv 2409.06411. TRL's
         ``ld_alpha`` weighs log-probabilities before it subtracts the reference's, which is the same.
 
     Example:

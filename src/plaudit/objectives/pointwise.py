@@ -49,8 +49,8 @@ def kto(
         ValueError: beta or a weight outside its range.
 
     Reference:
-        Ethayarajh et al., "KTO: model alignment as prospect theoretic optimization", arXiv 2402.01306, equations 7 and 8, which
-        write ``λ - v``. TRL's KTOTrainer; with a baseline of 0 its ``loss_type="apo_zero_unpaired"``.
+        Ethayarajh et al., "KTO: model alignment as prospect theoretic optimization", arXiv 2402.01306, equation 7, which
+        writes ``λ - v``. TRL's KTOTrainer; with a baseline of 0 its ``loss_type="apo_zero_unpaired"``.
 
     Example:
         ``u - z0 = log 3`` at β = 1: 0.25 of a desirable output, 0.75 of an undesirable one.
@@ -81,8 +81,8 @@ def kto_baseline(
     reversing the batch does, in the middle of an odd one (TRL's issue 1911, mended since).
 
     Args:
-        log_ratio_mismatched: log-ratio of output i - 1 under context i, summed over its steps. The paper takes the batch
-            of one step on one device; a larger batch makes it less noisy.
+        log_ratio_mismatched: log-ratio of output i - 1 under context i, summed over its steps. TRL takes the batch of one
+            step on one device; a larger batch makes it less noisy.
         mask: True where it counts; None is everywhere.
 
     Returns:
@@ -92,7 +92,7 @@ def kto_baseline(
         ValueError: the batch is empty.
 
     Reference:
-        Ethayarajh et al., "KTO", arXiv 2402.01306, section 4.2 (the estimate is biased, and made cheap on purpose). TRL's
+        Ethayarajh et al., "KTO", arXiv 2402.01306 (a biased estimate, made cheap on purpose). TRL's
         KTOTrainer rotates as above and averages over the devices before it cuts at 0; the authors' HALOs rotate the other
         way round.
 
@@ -225,8 +225,8 @@ def running_reward(
         ValueError: beta is not positive.
 
     Reference:
-        Jung et al., "Binary classifier optimization", arXiv 2404.04656, section on the reward shift (whether the paper forgets
-        old batches was not found; here none is forgotten, as in TRL).
+        Jung et al., "Binary classifier optimization", arXiv 2404.04656, on the reward shift (whether the paper forgets old
+        batches was not found; here none is forgotten, as in TRL).
 
     Example:
         Rewards (1, 3) after a mean of 5 over 2: ``(5 * 2 + 4) / 4 = 3.5`` over 4.

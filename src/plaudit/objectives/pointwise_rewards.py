@@ -118,7 +118,8 @@ def una_reward_mse(log_ratio: Float[Tensor, " N"], reward: Float[Tensor, " N"], 
 
     Reference:
         Wang et al., "UNA: unifying alignments of RLHF/PPO, DPO and KTO by a generalized implicit reward function", arXiv
-        2408.15339, equation 7 with the squared difference. UNA's loss on pairs (equation 10) is `dpo`.
+        2408.15339, equation 7 with the squared difference. UNA's loss on pairs (equation 10, once
+        it is taken through log σ) is `dpo`.
 
     Example:
         ``r = 1`` and ``u = 1`` at β = 0.5: 0.25.
@@ -149,7 +150,8 @@ def una_score_mse(log_ratio: Float[Tensor, " N"], score: Float[Tensor, " N"], *,
         ValueError: beta is not positive.
 
     Reference:
-        Wang et al., "UNA", arXiv 2408.15339, equations 11 (binary) and 13 (scores of a model). The authors' online code puts
+        Wang et al., "UNA", arXiv 2408.15339, equations 11 (binary; printed with a minus sign, which the code
+        does not have) and 13 (scores of a model). The authors' online code puts
         a reward model's reward through σ as well and then takes this loss.
 
     Example:
