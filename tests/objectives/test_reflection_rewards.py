@@ -25,7 +25,7 @@ from plaudit.objectives.reflection_rewards import (
 A, B, C, D, E = (uniform(5, seed=seed) < 0.6 for seed in (1, 2, 3, 4, 5))
 REFINED, DRAWN = uniform(5, 4, seed=6) < 0.5, uniform(5, 4, seed=7) < 0.7
 JUDGED = torch.tensor([1, 0, 1, 0, 1], dtype=torch.bool)
-VERDICT = torch.tensor([1.0, 1.0, 0.0, 0.0, 1.0], dtype=torch.float64)
+VERDICT = torch.tensor([1, 1, 0, 0, 1], dtype=torch.bool)
 SHARE = uniform(5, seed=8)
 LENGTH, FIRST = torch.tensor([80, 100, 60, 33, 50]), torch.tensor([40, 40, 40, 0, 17])
 TWICE = torch.tensor([1, 1, 0, 1, 1], dtype=torch.bool)
@@ -49,14 +49,14 @@ CASES = [
     ),
     Case(
         refcritic_reward,
-        lambda rows: {"judgement": VERDICT[:rows], "refinement": SHARE[:rows], "refinement_weight": 0.7},
+        lambda rows: {"verdict_right": VERDICT[:rows], "refinement": SHARE[:rows], "refinement_weight": 0.7},
         differentiable=("refinement",),
         extreme=("refinement",),
         invalid={"refinement_weight": [-1.0, math.nan]},
     ),
     Case(
         refcritic_reward,
-        lambda rows: {"judgement": VERDICT[:rows], "refinement": SHARE[:rows], "judged": JUDGED[:rows]},
+        lambda rows: {"verdict_right": VERDICT[:rows], "refinement": SHARE[:rows], "judged": JUDGED[:rows]},
         name="judged",
         differentiable=("refinement",),
         extreme=("refinement",),
@@ -115,8 +115,8 @@ def test_the_docstrings_examples():
     refined = torch.tensor([[True, False, False, True]])
     share = refcritic_refinement_reward(refined, torch.tensor([[True, True, True, False]]))
     assert share.reward.item() == pytest.approx(1 / 3)
-    assert refcritic_reward(one(1.0), one(0.5)).reward.item() == 1.5
-    assert refcritic_reward(one(0.0), one(1.0)).reward.item() == 0
+    assert refcritic_reward(yes(), one(0.5)).reward.item() == 1.5
+    assert refcritic_reward(yes(False), one(1.0)).reward.item() == 0
     assert srpo_effect_reward(yes(False), yes()).item() == 0.5
     assert srpo_effect_reward(yes(), yes(False)).item() == -0.25
     score = srpo_length_score(torch.tensor([80, 100, 60]), torch.tensor([40, 40, 40]))
@@ -148,14 +148,14 @@ def test_the_share_of_refinements_by_loops(refinements):
 @given(st.booleans(), st.floats(0, 1), st.booleans(), st.sampled_from([0.0, 0.5, 1.0]))
 def test_the_gate_and_the_third_verdict(right, share, judged, weight):
     """R = R_judge + λ 1[v = z] R_refine; unknown refinements only matter where the verdict was right and λ > 0."""
-    result = refcritic_reward(one(float(right)), one(share if judged else math.nan), yes(judged), refinement_weight=weight)
+    result = refcritic_reward(yes(right), one(share if judged else math.nan), yes(judged), refinement_weight=weight)
     known = judged or not right or weight == 0
     assert result.judged.item() == known
     assert result.reward.item() == pytest.approx((right + weight * right * (share if judged else 0)) if known else 0)
 
 
 def test_a_lucky_refinement_under_a_wrong_verdict_earns_nothing_and_is_not_needed():
-    assert refcritic_reward(one(0.0), one(math.nan)).reward.item() == 0
+    assert refcritic_reward(yes(False), one(math.nan)).reward.item() == 0
 
 
 def test_a_reward_of_refinements_has_m_plus_one_values():

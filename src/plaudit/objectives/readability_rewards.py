@@ -62,8 +62,8 @@ def grade_shift_score(grade: Float[Tensor, " N"], source_grade: Float[Tensor, " 
     r"""Keep-it-Simple's syntactic score: the drop in reading grade, full at a target that grows with the source's.
 
     With the drop ``s = F_x - F_y`` and the target ``T = 0`` up to grade 4, ``(F_x - 3) / 2`` up to grade 12, and
-    ``4.5 + 0.83 (F_x - 12)`` above: ``v = s / (T + 0.001)`` up to the target, then ``1 - 0.25 (s - T) / (T + 0.001)``; the score is
-    ``0.05 + 0.95 clip(v, 0.02, 1)``.
+    ``4.5 + 0.83 (F_x - 12)`` above: ``v = s / (T + 0.001)`` up to the target, then ``1 - 0.25 (s - T) / (T + 0.001)``; the
+    score is ``0.05 + 0.95 clip(v, 0.02, 1)``.
 
     Args:
         grade: ``F_y``, Flesch-Kincaid grade of the output.

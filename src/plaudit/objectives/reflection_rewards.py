@@ -87,7 +87,7 @@ def refcritic_refinement_reward(
     modalities=("text",),
 )
 def refcritic_reward(
-    judgement: Float[Tensor, " N"],
+    verdict_right: Bool[Tensor, " N"],
     refinement: Float[Tensor, " N"],
     judged: Bool[Tensor, " N"] | None = None,
     *,
@@ -96,7 +96,7 @@ def refcritic_reward(
     r"""A critic's reward: ``R = R_judge + λ 1[v = z] R_refine``; a lucky refinement under a wrong verdict earns nothing.
 
     Args:
-        judgement: ``R_judge``, 0 or 1.
+        verdict_right: ``v = z``, True where ``R_judge`` is 1.
         refinement: ``R_refine`` in [0, 1]; not read where the verdict was wrong, so that it need not be computed there.
         judged: False where no refinement could be judged; it only matters where the verdict was right.
         refinement_weight: λ >= 0; 0 is the first stage, on verdicts only. Raising it makes usefulness count more.
@@ -114,13 +114,10 @@ def refcritic_reward(
         Right verdict, half of the refinements right: 1.5; wrong verdict, all of them right: 0.
     """
     check_not_negative("refinement_weight", refinement_weight)
-    right = judgement == 1
-    known = torch.ones_like(right) if judged is None else judged | ~right | (refinement_weight == 0)
-    read = right & known if judged is None else right & judged
-    return only_judged(
-        precise(judgement) + refinement_weight * precise(torch.where(read, refinement, 0)),
-        known,
-    )
+    known = torch.ones_like(verdict_right) if judged is None else judged
+    share = precise(torch.where(verdict_right & known, refinement, 0))
+    reward = verdict_right.to(share.dtype) + refinement_weight * share
+    return only_judged(reward, known | ~verdict_right | (refinement_weight == 0))
 
 
 @objective(
