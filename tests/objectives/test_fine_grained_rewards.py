@@ -195,6 +195,11 @@ def test_both_penalties_by_numpy(beta):
             assert clamped[i, t].item() == pytest.approx(expected - beta * max(0, ratio), abs=1e-12)
 
 
+def test_alpacafarms_strength_is_the_default():
+    penalty = clamped_kl_penalised_reward(torch.zeros(1, 1), torch.ones(1, 1), torch.ones(1, 1) == 1)
+    assert penalty.item() == pytest.approx(-0.0067)
+
+
 @examples
 @given(st.integers(0, 1000))
 def test_the_penalty_is_a_kl_divergence_and_the_clamped_one_is_more(seed):

@@ -85,6 +85,12 @@ def test_trl_punishes_overlong_outputs_alike(values, maximum, buffer):
     np.testing.assert_allclose(ours.numpy(), expected, atol=1e-6)
 
 
+def test_without_a_buffer_the_first_token_too_many_costs_all():
+    ours = overlong_penalty(torch.tensor([15, 16, 17]), maximum=16, buffer=0, factor=2.0)
+    assert ours.tolist() == [0, 0, -2]
+    assert get_soft_overlong_punishment(16, 0)(completion_ids=[[1] * 15, [1] * 16, [1] * 17]) == [0, 0, -1]
+
+
 def test_verl_goes_on_falling_beyond_the_maximum():
     """verl's ``min(-(len - (Lmax - B)) / B * f, 0)``: the same up to the maximum, which no output exceeds there."""
     maximum, buffer, factor = 16, 4, 2.0
@@ -167,7 +173,7 @@ def test_kimis_reward_does_not_care_for_the_unit_of_length(values, scale, shift)
 
 def test_the_window_is_keep_it_simples():
     """1 - the official penalty: 1 outside of [min, max], and nothing fits an empty source."""
-    length, source = torch.tensor([0, 5, 6, 7, 12, 13, 14, 3]), torch.tensor([10] * 7 + [0])
+    length, source = torch.tensor([0, 5, 6, 7, 12, 13, 14, 3, 1]), torch.tensor([10] * 7 + [0, 1])
     expected = []
     for words, of in zip(length.tolist(), source.tolist(), strict=True):
         ratio = 0.0 if of == 0 else words / of

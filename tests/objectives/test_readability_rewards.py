@@ -141,6 +141,13 @@ def test_the_anchors_by_hand():
         assert ours[i].item() == pytest.approx(expected)
 
 
+def test_at_the_floor_the_meaning_counts_and_all_weights_are_one():
+    at, below = (anchored_simplicity_reward(one(0.0), one(m), one(0.0), torch.tensor([False])) for m in (0.7, 0.699))
+    assert at.item() == 0.7
+    assert below.item() == 0
+    assert anchored_simplicity_reward(one(0.0), one(0.0), one(0.25), torch.tensor([True])).item() == -0.25 - 1
+
+
 def test_the_hack_of_deleting_everything_loses_to_an_honest_rewriting():
     """Simpler by the classifier, but without the meaning, too short, or with an invented entity."""
     honest = anchored_simplicity_reward(one(0.8), one(0.9), one(0.0), torch.tensor([False]))

@@ -162,6 +162,11 @@ def test_normalised_scores_have_the_scale_asked_for():
     assert ours.std().item() == pytest.approx(0.3)
 
 
+def test_without_a_scale_scores_are_standard():
+    raw = torch.tensor([3.0, 1.0])
+    assert normalised_reward(raw, mean=1.0, deviation=2.0).tolist() == [1, 0]
+
+
 def test_the_share_by_numpy():
     expected = [np.mean(RIGHT[i][MASK[i]].numpy()) for i in range(5)]
     np.testing.assert_allclose(judged_share(RIGHT, MASK).numpy(), expected, rtol=1e-6)

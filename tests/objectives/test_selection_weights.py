@@ -87,6 +87,12 @@ def test_verireasons_filter_by_loops(ddof, least):
         assert ours[i].item() == keep
 
 
+def test_the_deviation_is_the_populations_and_must_be_exceeded():
+    pair = torch.tensor([[0.0, 2.0]])
+    for least, keep in ((0.99, 1), (1.0, 0)):
+        assert middling_mean_weight(pair, lowest=0.3, highest=1.8, least_deviation=least).item() == keep
+
+
 def test_srpos_filter_keeps_its_borders():
     """Mean accuracy within [0.1, 0.9]: of ten samples one to nine right, and neither none nor all."""
     for right in range(11):
@@ -104,7 +110,7 @@ def test_the_range_is_difficulty_one_to_zero():
 
 
 @examples
-@given(st.lists(st.sampled_from([0.0, 0.05, 0.25, 0.5, 1.0]), min_size=2, max_size=6))
+@given(st.lists(st.sampled_from([0.0, 0.05, 0.1, 0.25, 0.5, 1.0]), min_size=2, max_size=6))
 def test_propas_groups(labels):
     """Dropped if all are 0, all are 1, or the range is below 0.1."""
     dropped = all(x == 0 for x in labels) or all(x == 1 for x in labels) or max(labels) - min(labels) < 0.1

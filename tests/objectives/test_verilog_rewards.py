@@ -129,6 +129,7 @@ def test_the_levels_by_hand(functional_reward):
 def test_what_is_not_needed_is_not_read():
     assert level(True, True, math.nan) == 2
     assert level(False, True, math.nan) == 0
+    assert level(False, False, math.nan) == 0
 
 
 @examples
