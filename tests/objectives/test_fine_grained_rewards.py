@@ -149,9 +149,17 @@ def test_the_sum_over_tokens_is_the_sum_over_segments_that_have_a_token():
     np.testing.assert_allclose(placed.numpy(), expected)
 
 
+def test_a_segment_may_end_with_the_first_token():
+    everything = torch.ones(1, 2, dtype=torch.bool)
+    placed = segment_rewards_on_tokens(torch.ones(1, 2), torch.tensor([[0, 1]]), everything, everything)
+    assert placed.tolist() == [[1, 1]]
+
+
 def test_an_unknown_segment_is_an_error_where_it_counts_only():
     segment = torch.tensor([[0, 2]])
     reward = torch.ones(1, 2)
+    with pytest.raises(ValueError, match="segment: expected numbers"):
+        segment_rewards_on_tokens(reward, torch.tensor([[-2, 0]]), torch.tensor([[True, True]]))
     with pytest.raises(ValueError, match=r"segment: expected numbers in \[-1, 1\], one per segment"):
         segment_rewards_on_tokens(reward, segment, torch.tensor([[True, True]]))
     assert segment_rewards_on_tokens(reward, segment, torch.tensor([[True, False]])).tolist() == [[1, 0]]

@@ -212,7 +212,7 @@ def test_the_length_score_is_equation_7(length, first):
 
 def test_a_response_without_a_first_part_scores_zero():
     """The official code raises inside, and gives the whole response 0."""
-    assert srpo_length_score(torch.tensor([50]), torch.tensor([0])).item() == 0
+    assert srpo_length_score(torch.tensor([50, 0]), torch.tensor([0, 0])).tolist() == [0, 0]
 
 
 def test_lengthening_the_first_part_raises_the_allowance():
