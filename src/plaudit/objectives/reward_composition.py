@@ -256,7 +256,7 @@ def gated_reward(score: Float[Tensor, " N"], gate: Bool[Tensor, " N"]) -> Float[
     data="either",
     reference=False,
 )
-def log_product_reward(
+def log_product_of_scores(
     score: Float[Tensor, "N C"], *, weights: tuple[float, ...], floor: float = 1e-4
 ) -> Float[Tensor, " N"]:
     r"""Logarithm of a weighted product of scores in [0, 1]: ``R = Σ_c w_c log clip(s_c, ε, 1 - ε)``.
