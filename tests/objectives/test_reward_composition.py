@@ -17,7 +17,6 @@ from plaudit.objectives.reward_composition import (
     composite_reward,
     gated_reward,
     gdpo_advantage,
-    log_product_of_scores,
     renormalised_composite_reward,
     tiered_reward,
     verdict_reward,
@@ -81,13 +80,6 @@ CASES = [
         masks={"gate": ("score",)},
     ),
     Case(
-        log_product_of_scores,
-        lambda rows: {"score": uniform(5, 3, seed=1, low=0.1, high=0.9)[:rows], "weights": WEIGHTS},
-        differentiable=("score",),
-        extreme=("score",),
-        invalid={"weights": [(1.0, 2.0), (1.0, -1.0, 1.0)], "floor": [0.0, -0.1, 0.5]},
-    ),
-    Case(
         gdpo_advantage,
         lambda rows: {"score": GROUPS[:rows], "judged": GROUPS_JUDGED[:rows], "weights": WEIGHTS},
         extreme=("score",),
@@ -130,7 +122,6 @@ def test_the_docstrings_examples():
     assert renormalised_composite_reward(row(1, 0.5), bits(1, 1), weights=(2.0, 4.0)).reward.item() == 4
     assert renormalised_composite_reward(row(1, 0.5), bits(1, 0), weights=(2.0, 4.0)).reward.item() == 6 * 2 / 2
     assert gated_reward(row(0.5, 0.5)[0], bits(1, 0)[0]).tolist() == [0.5, 0]
-    assert log_product_of_scores(row(1 / 2, 1 / 4), weights=(2.0, 1.0)).item() == pytest.approx(math.log(1 / 16))
     advantage = gdpo_advantage(torch.tensor([[[1.0], [3.0]]]), weights=(1.0,), ddof=0, epsilon=1e-9)
     assert advantage.tolist() == [[pytest.approx(-1), pytest.approx(1)]]
 
@@ -200,28 +191,6 @@ def test_tiers_keep_every_right_output_above_every_wrong_one():
     reward = tiered_reward(everything, rewards=(-1.0, 0.0, 0.5, 2.0)).reward
     right = everything.all(-1)
     assert reward[right].min() > reward[~right].max()
-
-
-@examples
-@given(st.lists(st.floats(1e-4, 1 - 1e-4), min_size=3, max_size=3))
-def test_the_log_product_is_the_products_logarithm(values):
-    expected = math.log(math.prod(value**weight for value, weight in zip(values, WEIGHTS, strict=True)))
-    assert log_product_of_scores(row(*values), weights=WEIGHTS).item() == pytest.approx(expected, rel=1e-6, abs=1e-9)
-
-
-def test_the_log_product_is_keep_it_simples_log_sum():
-    """numpy's, as in the official code: clip to [0.0001, 0.9999], logarithms by weight, penalties as 1 - p by weight 1."""
-    scores = uniform(40, 8, seed=5).numpy()
-    scores[:, 5:] = scores[:, 5:] > 0.5
-    weights = (2.0, 4.0, 2.0, 1.0, 1.0)
-    expected = np.zeros(40)
-    for column, weight in enumerate(weights):
-        expected += weight * np.log(np.clip(scores[:, column], 0.0001, 0.9999))
-    for column in range(5, 8):
-        expected += np.log(1 - np.clip(scores[:, column], 0.0001, 0.9999))
-    given_to_us = np.concatenate([scores[:, :5], 1 - scores[:, 5:]], 1)
-    ours = log_product_of_scores(torch.from_numpy(given_to_us), weights=(*weights, 1.0, 1.0, 1.0))
-    np.testing.assert_allclose(ours.numpy(), expected, rtol=1e-9)
 
 
 def gdpo_by_loops(score, judged, weights, ddof, epsilon):

@@ -132,9 +132,11 @@ def generalised_jsd(
         return aggregate(_kl(teacher, student), mask, aggregation)
     if mixture == 1:
         return aggregate(_kl(student, teacher), mask, aggregation)
-    # what both rule out would be log(0 + 0), whose gradient is NaN; e^-10000 is 0 as well
-    both = torch.logaddexp(teacher.clamp(min=-1e4) + math.log(mixture), student.clamp(min=-1e4) + math.log1p(-mixture))
-    per_token = mixture * _kl(teacher, both) + (1 - mixture) * _kl(student, both)
+    # e^-10000 is 0 as well, and what both rule out would be log(0 + 0), whose gradient is NaN
+    teacher, student = teacher.clamp(min=-1e4), student.clamp(min=-1e4)
+    both = torch.logaddexp(teacher + math.log(mixture), student + math.log1p(-mixture))
+    per_choice = torch.lerp(student.exp() * (student - both), teacher.exp() * (teacher - both), mixture)
+    per_token = per_choice.sum(-1)
     return aggregate(per_token, mask, aggregation)
 
 

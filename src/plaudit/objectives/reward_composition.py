@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from plaudit.objectives.arguments import check_group, check_not_negative, check_positive, check_share, masked_mean
+from plaudit.objectives.arguments import check_group, check_positive, masked_mean
 from plaudit.objectives.catalogue import objective
 
 
@@ -246,48 +246,6 @@ def gated_reward(score: Float[Tensor, " N"], gate: Bool[Tensor, " N"]) -> Float[
         Scores (0.5, 0.5) with gates (True, False) give (0.5, 0).
     """
     return torch.where(gate, score, 0)
-
-
-@objective(
-    role="reward",
-    paper="Laban et al. 2021, arXiv 2107.03444",
-    feedback="any",
-    signal="reward",
-    data="either",
-    reference=False,
-)
-def log_product_of_scores(
-    score: Float[Tensor, "N C"], *, weights: tuple[float, ...], floor: float = 1e-4
-) -> Float[Tensor, " N"]:
-    r"""Logarithm of a weighted product of scores in [0, 1]: ``R = Σ_c w_c log clip(s_c, ε, 1 - ε)``.
-
-    In a product no component buys another: a score near 0 sinks the whole. Between ε and 1 - ε the order is the product's.
-
-    Args:
-        score: component scores in [0, 1]; give a penalty p as ``1 - p``.
-        weights: exponents ``w_c >= 0``. Raising one makes its component more decisive.
-        floor: ε in (0, 1/2): a component costs at most ``w_c log ε``.
-
-    Returns:
-        The reward, <= 0. No gradient where a score is clipped.
-
-    Raises:
-        ValueError: not one weight >= 0 per component, or `floor` out of range.
-
-    Reference:
-        Laban et al., "Keep it Simple", arXiv 2107.03444 (the product of all scores). The official code trains on
-        the logarithm with weights 2 (coverage), 4 (syntax), 2 (words), 1, 1 (fluency); it lists weight 2 for its three
-        penalties, but its log-sum does not read it: they count with weight 1.
-
-    Example:
-        Scores (1/2, 1/4) with weights (2, 1) give ``log(1/16)``.
-    """
-    check_share("floor", floor, below=0.5)
-    check_positive("floor", floor)
-    exact = precise(score)
-    weight = component_weights(weights, exact)
-    check_not_negative("weights", min(weights, default=0.0))
-    return (exact.clamp(floor, 1 - floor).log() * weight).sum(-1)
 
 
 @objective(
