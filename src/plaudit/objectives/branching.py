@@ -135,7 +135,9 @@ def sensitivity_importance(
     *,
     floor: float = 1e-3,
 ) -> Float[Tensor, "N T"]:
-    r"""Importance of a step: how much a prediction of the path's return changes without it, ``w_i ∝ |g(τ) - g(τ without i)| + ε``.
+    r"""Importance of a step by how much a prediction of the path's return changes without it.
+
+    ``w_i ∝ |g(τ) - g(τ without i)| + ε``.
 
     Args:
         prediction: the return head's ``g(τ)``.
@@ -150,8 +152,8 @@ def sensitivity_importance(
         ValueError: `floor` is not positive.
 
     Reference:
-        ReviBranch, arXiv 2508.17452, names "importance-weighted reward redistribution" and "trajectory sensitivity analysis"; its
-        formula was not found (ours).
+        ReviBranch, arXiv 2508.17452, names "importance-weighted reward redistribution" and "trajectory sensitivity
+        analysis"; its formula was not found (ours).
 
     Example:
         Prediction 1, changed ones (1, 3), ε = 1: weights proportional to (0 + 1, 2 + 1), so (1/4, 3/4).
@@ -256,7 +258,8 @@ def redistributed_reward(
         ValueError: `mix` is no share.
 
     Reference:
-        Arjona-Medina et al. (RUDDER), arXiv 1806.07857, for return equivalence; the weights of ReviBranch were not found (ours).
+        Arjona-Medina et al. (RUDDER), arXiv 1806.07857, for return equivalence. ReviBranch's form was
+        not found; the mix is ours.
 
     Example:
         Rewards (0, -4), importance (1/4, 3/4), κ = 1/2: (-0.5, -3.5).
@@ -302,8 +305,8 @@ def revibranch(
         ValueError: a setting outside its range.
 
     Reference:
-        ReviBranch, arXiv 2508.17452, trains a DQN with replay; the form of the loss is that of its relatives (retro_branching) and
-        ours.
+        ReviBranch, arXiv 2508.17452, trains a DQN with replay; the form of the loss is ours, after its relatives
+        (retro_branching).
 
     Example:
         Errors (1, 3) and a return missed by 2: ``(0.5 + 2.5) / 2 + 0.5 · 4 = 3.5``.

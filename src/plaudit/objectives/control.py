@@ -67,9 +67,9 @@ def cpl(
 ) -> Float[Tensor, " B"]:
     r"""Contrastive preference learning: logistic loss on the segments' discounted sums of action log-probabilities.
 
-    ``L = -log σ(A_w - λ A_l)`` with ``A = Σ_t γ^t β log π(a_t|s_t)``. People are taken to prefer the segment of less regret;
-    in maximum-entropy control the regret of a step is minus ``β log π*``, so that the policy itself is the preference model, and
-    no reward or value is learned.
+    ``L = -log σ(A_w - λ A_l)`` with ``A = Σ_t γ^t β log π(a_t|s_t)``. People are taken to prefer the segment of less
+    regret; in maximum-entropy control the regret of a step is minus ``β log π*``, so that the policy itself is the
+    preference model, and no reward or value is learned.
 
     Args:
         token_log_prob_chosen: log-probability (or log-density) of each action of the preferred segment.
@@ -205,8 +205,8 @@ def cpl_bc(
         ValueError: a setting outside its range.
 
     Reference:
-        Hejna et al., arXiv 2310.13639, appendix (CPL-BC); ``bc_coeff`` and ``bc_data`` in the official code, whose mean goes over
-        the batch's steps: the same for segments of equal length, which it has.
+        Hejna et al., arXiv 2310.13639, appendix (CPL-BC); ``bc_coeff`` and ``bc_data`` in the official code, whose mean goes
+        over the batch's steps: the same for segments of equal length, which it has.
 
     Example:
         One step each of probability 1/2, β = 1, c = 1: ``log 2 + log 2``.

@@ -29,9 +29,9 @@ def max_entropy_irl(
 ) -> Float[Tensor, " B"]:
     r"""Maximum-entropy inverse RL: negative log-likelihood of a demonstration under ``π_φ ∝ π_ref exp(R_φ / β)``.
 
-    ``L = -R(y*)/β + log (1/K) Σ_k exp(R(y_k)/β + log π_ref(y_k) - log q(y_k))``, the second term being an estimate of log Z from K
-    samples of q. Its gradient is ``(-∇R(y*) + Σ_k w_k ∇R(y_k)) / β``: demonstration against policy, as in the position paper; with
-    q = π_φ (online samples of the converged policy) the weights are equal.
+    ``L = -R(y*)/β + log (1/K) Σ_k exp(R(y_k)/β + log π_ref(y_k) - log q(y_k))``, the second term an estimate of log Z from
+    K samples of q. Its gradient is ``(-∇R(y*) + Σ_k w_k ∇R(y_k)) / β``: demonstration against policy, as in the position
+    paper; with q = π_φ (online samples of the converged policy) the weights are equal.
 
     Args:
         reward_demonstration: ``R_φ(y*)`` of the demonstrated output.
@@ -47,8 +47,8 @@ def max_entropy_irl(
         ValueError: `beta` is not positive, or there is no room for a sample.
 
     Reference:
-        Ziebart et al., "Maximum entropy inverse reinforcement learning" (2008); Finn, Levine and Abbeel, "Guided cost learning",
-        arXiv 1603.00448, equation 2; for language models arXiv 2310.06147, section 3.
+        Ziebart et al., "Maximum entropy inverse reinforcement learning" (2008); Finn, Levine and Abbeel, "Guided cost
+        learning", arXiv 1603.00448, its importance-sampled likelihood; for language models arXiv 2310.06147.
 
     Example:
         Reward 1 against samples of the reference with rewards (0, 0), β = 1: ``-1 + log 1 = -1``.
@@ -92,8 +92,8 @@ def adversarial_imitation(
         ValueError: no room for a sample.
 
     Reference:
-        Ho and Ermon, "Generative adversarial imitation learning", arXiv 1606.03476, equation 17 with demonstrations as class 1;
-        Fu et al. (AIRL), arXiv 1710.11248.
+        Ho and Ermon, "Generative adversarial imitation learning", arXiv 1606.03476, with demonstrations as
+        class 1; Fu et al. (AIRL), arXiv 1710.11248.
 
     Example:
         All logits 0: ``2 log 2``.
@@ -115,7 +115,7 @@ def adversarial_imitation(
 def prompt_oirl(
     logit: Float[Tensor, "B K"], correct: Float[Tensor, "B K"], mask: Bool[Tensor, "B K"] | None = None
 ) -> Float[Tensor, " B"]:
-    r"""Prompt-OIRL's proxy of an expensive model: mean cross-entropy of "prompt k solves question x" over the prompts tried on x.
+    r"""Prompt-OIRL's proxy of an expensive model: mean cross-entropy of "prompt k solves x" over the prompts tried on x.
 
     Args:
         logit: the scorer's logit of (question, prompt); its argmax over prompts is the choice at test time.

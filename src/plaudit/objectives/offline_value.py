@@ -20,9 +20,14 @@ def check_level(name: str, level: float) -> None:
         raise ValueError(f"{name}: expected a level in (0, 1), got {level}")
 
 
+def side_weight(below: Tensor, level: float, dtype: torch.dtype) -> Tensor:
+    """``1 - τ`` below, ``τ`` above; `torch.where` on two numbers would round them to float32."""
+    return level + (1 - 2 * level) * below.to(dtype)
+
+
 def asymmetric_square(error: Tensor, level: float) -> Tensor:
     """``|τ - 1{u < 0}| u²``."""
-    return torch.where(error < 0, 1 - level, level) * error.square()
+    return side_weight(error < 0, level, error.dtype) * error.square()
 
 
 @objective(
@@ -68,7 +73,7 @@ def expectile(
     # candidate i: the i-th number and those that sort below it lie under the cut; the right cut keeps them on their sides
     with torch.no_grad():
         below = counts[:, None, :] & (x[:, None, :] <= x[:, :, None])
-        weight = torch.where(below, 1 - level, level) * counts[:, None, :]
+        weight = side_weight(below, level, x.dtype) * counts[:, None, :]
         total = weight.sum(-1)
         candidate = (weight * x[:, None, :]).sum(-1) / torch.where(total > 0, total, 1)
         # the weighted mean is least at the true cut for τ <= 1/2 and greatest for τ >= 1/2
@@ -174,8 +179,8 @@ def advantage_weight(
     Args:
         action_value: ``Q(s, a)``; for advantage-weighted regression (AWR) the return.
         value: ``V(s)``.
-        beta: β > 0, in reward units, the pull to the policy of the log; as it grows all weights tend to 1. It is AWR's β and the
-            inverse of IQL's (whose β = 3 is 1/3 here).
+        beta: β > 0, in reward units, the pull to the policy of the log; as it grows all weights tend to 1. It is AWR's β
+            and the inverse of IQL's (whose β = 3 is 1/3 here).
         cap: the largest weight, > 0. IQL 100, AWR 20.
 
     Returns:
@@ -336,4 +341,4 @@ def ilql_log_prob(
         Two tokens of probability 1/2, values (log 3, 0), β = 1: probabilities (3/4, 1/4).
     """
     check_positive("beta", beta)
-    return (ref_log_prob + (action_value - value[:, None]) / beta).log_softmax(-1)
+    return (ref_log_prob + (action_value - value.detach()[:, None]) / beta).log_softmax(-1)

@@ -57,8 +57,8 @@ def pcl(
         ValueError: a setting outside its range.
 
     Reference:
-        Nachum et al., "Bridging the gap between value and policy based reinforcement learning", arXiv 1702.08892 (the section on PCL).
-        The paper weighs the value's gradient apart by learning rates; give the critic its own optimiser.
+        Nachum et al., "Bridging the gap between value and policy based reinforcement learning", arXiv
+        1702.08892. The paper weighs the value's gradient apart by learning rates; give the critic its own optimiser.
 
     Example:
         One step, ``V = 1``, log-ratio log 2, reward 2, β = 1: ``(-1 + 2 - log 2)² / 2 = 0.0471``.
@@ -198,7 +198,8 @@ def oreo_response_policy(
         ValueError: `beta` is not positive.
 
     Reference:
-        Wang et al., arXiv 2412.16145, equation 10 without its regulariser. DRO-V is half of it, with the value trained by it too.
+        Wang et al., arXiv 2412.16145, equation 10 without its regulariser. DRO-V is half of it, and trains
+        the value by it too.
 
     Example:
         ``V = 1``, log-ratio 2, reward 2, β = 1: ``(1 - 2 + 2)² = 1``.

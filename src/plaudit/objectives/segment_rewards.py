@@ -191,7 +191,9 @@ def preference_disagreement(return_difference: Float[Tensor, "B M"], *, ddof: in
         raise ValueError(f"ddof: expected a number >= 0, got {ddof}")
     if return_difference.shape[-1] <= ddof:
         raise ValueError(f"return_difference: expected at least {ddof + 1} members, got {return_difference.shape[-1]}")
-    return wide(return_difference.detach()).sigmoid().std(-1, correction=ddof)
+    probability = wide(return_difference.detach()).sigmoid()
+    squares = (probability - probability.mean(-1, keepdim=True)).square()
+    return (squares.sum(-1) / (squares.shape[-1] - ddof)).sqrt()
 
 
 @objective(

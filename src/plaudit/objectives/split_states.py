@@ -110,8 +110,8 @@ def tree_dqn(
         ValueError: `step_cost` is not positive, `discount` is not in (0, 1], or no child has room for a candidate.
 
     Reference:
-        Sorokin and Kostin, "TreeDQN: learning to minimize branch-and-bound tree", arXiv 2306.05905, and its official code, which
-        has the reward -c and ``log|·|`` of a negative value; ours is the same in log space, without overflow.
+        Sorokin and Kostin, "TreeDQN: learning to minimize branch-and-bound tree", arXiv 2306.05905, and its official code,
+        which has the reward -c and ``log|·|`` of a negative value; ours is the same in log space, without overflow.
 
     Example:
         Two open children of predicted size 2 and 5: the target is ``log(1 + 2 + 5) = log 8``; with none it is log 1 = 0.

@@ -1,15 +1,18 @@
-"""Tree search over reasoning steps: which child to visit, how visits are backed up, and labels made of the tree's values."""
+"""Tree search over reasoning steps: which child to visit, how visits are backed up, and groups made of a node's children.
+
+These steer a search and label its outcome; they are constants, and no gradient flows through any of them.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from plaudit.objectives.arguments import check_choice, check_not_negative, check_positive, masked_mean
+from plaudit.objectives.arguments import check_not_negative, check_positive
 from plaudit.objectives.catalogue import objective
 from plaudit.objectives.value import wide
 
@@ -30,7 +33,7 @@ class StepGroup(NamedTuple):
 
 @objective(
     role="value",
-    paper="Kocsis and Szepesvari 2006; PROPA 2025",
+    paper="Kocsis and Szepesvari 2006; Jiang et al. 2025, arXiv 2511.10279",
     feedback="verdict",
     signal="reward",
     data="on-policy",
@@ -65,6 +68,7 @@ def uct_score(
         ``W = 1``, ``N = 2``, parent visited e times, c = 1: ``1/2 + sqrt(2 / 2) = 1.5``.
     """
     check_not_negative("exploration", exploration)
+    value_sum, visits, parent_visits = value_sum.detach(), visits.detach(), parent_visits.detach()
     visited = visits > 0
     count = torch.where(visited, visits, 1)
     width = (2 * parent_visits.clamp(min=1).log()[:, None] / count).sqrt()
@@ -114,6 +118,8 @@ def puct_score(
     """
     check_not_negative("exploration", exploration)
     check_not_negative("first_play_reduction", first_play_reduction)
+    value_sum, visits, prior = value_sum.detach(), visits.detach(), prior.detach()
+    parent_value, parent_visits = parent_value.detach(), parent_visits.detach()
     visited = visits > 0
     value = torch.where(
         visited, value_sum / torch.where(visited, visits, 1), parent_value[:, None] - first_play_reduction
@@ -159,14 +165,16 @@ def search_prior(
     """
     check_positive("temperature", temperature)
     counts = torch.ones_like(log_prob, dtype=torch.bool) if mask is None else mask
-    score = torch.where(counts, wide(log_prob), 0) / torch.where(counts, wide(length), 1) / temperature
+    score = (
+        torch.where(counts, wide(log_prob.detach()), 0) / torch.where(counts, wide(length.detach()), 1) / temperature
+    )
     some = counts.any(-1, keepdim=True)
     return torch.where(counts, torch.where(counts | ~some, score, -torch.inf).softmax(-1), 0)
 
 
 @objective(
     role="value",
-    paper="Kocsis and Szepesvari 2006; PROPA 2025",
+    paper="Kocsis and Szepesvari 2006; Jiang et al. 2025, arXiv 2511.10279",
     feedback="verdict",
     signal="reward",
     data="on-policy",
@@ -197,10 +205,10 @@ def mean_backup(
     Example:
         Children with (W, N) = (1, 2) and (0, 1), and one failed roll-out of its own: ``N = 4``, ``W = 1``.
     """
-    value_sum, visits = wide(value_sum), wide(visits)
+    value_sum, visits = wide(value_sum.detach()), wide(visits.detach())
     if mask is not None:
         value_sum, visits = torch.where(mask, value_sum, 0), torch.where(mask, visits, 0)
-    return Backup(own_visits + visits.sum(-1), own_value_sum + value_sum.sum(-1))
+    return Backup(own_visits.detach() + visits.sum(-1), own_value_sum.detach() + value_sum.sum(-1))
 
 
 @objective(
@@ -230,47 +238,16 @@ def maximum_backup(
     Example:
         Values (0.2, 0.9) with visits (3, 0): 0.2.
     """
+    if value.shape[-1] == 0:
+        return own_value.detach()
     visited = visits > 0
-    best = torch.where(visited, value, -torch.inf)
-    if best.shape[-1] == 0:
-        return own_value
-    return torch.where(visited.any(-1), torch.where(visited.any(-1, keepdim=True), best, 0).amax(-1), own_value)
+    best = torch.where(visited, value.detach(), -torch.inf).amax(-1)
+    return torch.where(visited.any(-1), best, own_value.detach())
 
 
 @objective(
     role="reward",
-    paper="PROPA 2025",
-    feedback="verdict",
-    signal="reward",
-    data="on-policy",
-    reference=False,
-)
-def boosted_value(value: Float[Tensor, "B K"], *, gain: float = 10.0) -> Float[Tensor, "B K"]:
-    r"""Spreads small success rates: ``ln(1 + g Q) / ln(1 + g)``, which keeps 0 and 1.
-
-    Args:
-        value: Q in [0, 1].
-        gain: g > 0; raising it spreads small values more, → 0 is the identity.
-
-    Returns:
-        The value in [0, 1].
-
-    Raises:
-        ValueError: `gain` is not positive.
-
-    Reference:
-        PROPA's official code (YanbeiJiang/PROPA), where g = 10.
-
-    Example:
-        0.1 becomes ``ln 2 / ln 11 = 0.289``.
-    """
-    check_positive("gain", gain)
-    return (gain * value).log1p() / math.log1p(gain)
-
-
-@objective(
-    role="reward",
-    paper="PROPA 2025",
+    paper="Jiang et al. 2025, arXiv 2511.10279",
     feedback="verdict",
     signal="reward",
     data="on-policy",
@@ -284,16 +261,17 @@ def step_group_reward(
     gain: float = 10.0,
     least_range: float = 0.1,
 ) -> StepGroup:
-    r"""Rewards of a node's children as one group for a policy gradient: the boosted mean value, 0 without visits.
+    r"""Rewards of a node's children as one group for a policy gradient: ``ln(1 + g W/N) / ln(1 + g)``, 0 without visits.
 
-    A group is kept unless all its rewards are 0, all are 1, or ``max - min < least_range``: those say nothing.
+    The boost spreads small success rates, and keeps 0 and 1. A group is kept unless all its rewards are 0, all are 1, or
+    ``max - min < least_range``: those say nothing.
 
     Args:
         value_sum: W of each child, a sum of rewards in [0, 1].
         visits: N of each child. In a fresh expansion most have none, and a reward of 0 by construction: mask those
             (``visits >= 2``) for unbiased labels, as PROPA does not.
         mask: True for the children that exist.
-        gain: g > 0, see `boosted_value`.
+        gain: g > 0; raising it spreads small rates more, → 0 is the rate itself. PROPA has 10.
         least_range: >= 0, the range of rewards below which a group is left out.
 
     Returns:
@@ -308,87 +286,13 @@ def step_group_reward(
     Example:
         (W, N) = (1, 1), (0, 2), (0, 0): rewards (1, 0, 0), kept.
     """
+    check_positive("gain", gain)
     check_not_negative("least_range", least_range)
     counts = torch.ones_like(visits, dtype=torch.bool) if mask is None else mask
     visited = counts & (visits > 0)
     mean = torch.where(visited, value_sum.detach(), 0) / torch.where(visited, visits.detach(), 1)
-    reward = torch.where(counts, boosted_value(mean, gain=gain), 0)
+    reward = torch.where(counts, (gain * mean).log1p() / math.log1p(gain), 0)
     if reward.shape[-1] == 0:
         return StepGroup(reward, counts.any(-1))
     most, least = reward.amax(-1), torch.where(counts, reward, torch.inf).amin(-1)
     return StepGroup(reward, (most > 0) & (least < 1) & (most - least >= least_range))
-
-
-@objective(
-    role="advantage",
-    paper="PROPA 2025; Setlur et al. 2024, arXiv 2410.08146",
-    feedback="verdict",
-    signal="reward",
-    data="on-policy",
-    reference=False,
-)
-def step_advantage(value: Float[Tensor, "B K"], parent_value: Float[Tensor, " B"]) -> Float[Tensor, "B K"]:
-    r"""Progress that a step made, ``Q(step) - V(parent)``: above 0 where it raised the chance of success. A constant.
-
-    Args:
-        value: success rate after each step.
-        parent_value: success rate before it.
-
-    Returns:
-        The advantage of each step, in [-1, 1] for rates.
-
-    Reference:
-        Setlur et al., "Rewarding progress", arXiv 2410.08146, for the idea of a step's advantage as its label.
-
-    Example:
-        Rates (0.75, 0.25) after 0.5: (0.25, -0.25).
-    """
-    return (value - parent_value[:, None]).detach()
-
-
-@objective(
-    paper="PROPA 2025",
-    feedback="verdict",
-    signal="reward",
-    data="on-policy",
-    reference=False,
-)
-def search_value_regression(
-    score: Float[Tensor, "B K"],
-    target: Float[Tensor, "B K"],
-    visits: Float[Tensor, "B K"],
-    mask: Bool[Tensor, "B K"],
-    *,
-    weighting: Literal["equal", "visits", "root-visits"] = "equal",
-) -> Float[Tensor, " B"]:
-    r"""Process reward model on a search tree: mean of ``(score - target)²`` over a node's children, weighed by their visits.
-
-    Search visits good steps more often, so their targets are precise and those of bad steps noisy.
-
-    Args:
-        score: the model's score of each step.
-        target: the tree's value of it, such as `boosted_value`; a constant.
-        visits: N of each child.
-        mask: True for the children to learn from.
-        weighting: ``"equal"`` (PROPA), ``"visits"`` (inverse variance of the mean), or ``"root-visits"`` between both.
-
-    Returns:
-        The loss of each node, >= 0; 0 where nothing counts or was visited.
-
-    Raises:
-        ValueError: `weighting` is none of these.
-
-    Reference:
-        PROPA's PRM script (mean squared error, equal weights); the weighting is ours.
-
-    Example:
-        Errors (1, 2), visits (3, 1): equal weights ``(1 + 4) / 2``, by visits ``(3 · 1 + 4) / 4 = 1.75``.
-    """
-    check_choice("weighting", weighting, ("equal", "visits", "root-visits"))
-    error = torch.where(mask, score, 0) - torch.where(mask, target.detach(), 0)
-    if weighting == "equal":
-        return masked_mean(error.square(), mask)
-    weight = torch.where(mask, wide(visits.detach()), 0)
-    weight = weight.sqrt() if weighting == "root-visits" else weight
-    total = weight.sum(-1)
-    return (weight * error.square()).sum(-1) / torch.where(total > 0, total, 1)
