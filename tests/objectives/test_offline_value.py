@@ -157,10 +157,11 @@ def test_the_expectile_is_scipys(values, level):
     assert expectile(row(*values), level=level).item() == pytest.approx(scipy_expectile(values, level), abs=1e-8)
 
 
-def test_a_masked_expectile_is_that_of_what_is_left():
-    ours = expectile(GROUP, GROUP_MASK, level=0.3)
+@pytest.mark.parametrize("level", [0.3, 0.8])
+def test_a_masked_expectile_is_that_of_what_is_left(level):
+    ours = expectile(GROUP, GROUP_MASK, level=level)
     for i in range(len(GROUP)):
-        assert ours[i].item() == pytest.approx(scipy_expectile(GROUP[i][GROUP_MASK[i]].numpy(), 0.3))
+        assert ours[i].item() == pytest.approx(scipy_expectile(GROUP[i][GROUP_MASK[i]].numpy(), level))
 
 
 @settings(deadline=None, max_examples=50)
