@@ -106,9 +106,10 @@ def test_absent_successors_are_not_read(hidden):
     torch.testing.assert_close(split_state_target(**{**split(6), **dirty}), split_state_target(**split(6)))
 
 
-def test_tree_dqn_is_the_papers_formula():
+@pytest.mark.parametrize("discount", [0.9, 1.0])
+def test_tree_dqn_is_the_papers_formula(discount):
     """``(q - log|r + Σ_j -exp(q_target(s_j, argmin q(s_j, ·)))|)²`` with ``r = -c``, as the official code has it."""
-    loss = tree_dqn(**children(6, step_cost=2.0))
+    loss = tree_dqn(**children(6, step_cost=2.0, discount=discount))
     mask = children(6)["child_mask"]
     for i in range(6):
         value = -2.0
@@ -116,7 +117,7 @@ def test_tree_dqn_is_the_papers_formula():
             open_ones = [k for k in range(4) if mask[i, j, k]]
             if open_ones:
                 best = min(open_ones, key=lambda k: ONLINE[i, j, k].item())
-                value -= math.exp(TARGET[i, j, best].item())
+                value -= discount * math.exp(TARGET[i, j, best].item())
         assert loss[i].item() == pytest.approx((LOG_COST[i].item() - math.log(abs(value))) ** 2)
 
 
