@@ -25,13 +25,13 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from objectives import policy_batches, trl_peer
-from plaudit.objectives.clipped_ratio import dapo, dr_grpo, grpo, ppo_clip
-from plaudit.objectives.exact_divergences import generalised_jsd
-from plaudit.objectives.pairwise import disco_pop, dpo, exo, hinge
-from plaudit.objectives.pairwise_anchored import apo_down, apo_zero, nca, sppo_hard
-from plaudit.objectives.pointwise import kto
-from plaudit.objectives.policy_gradient import cispo, sapo
-from plaudit.objectives.sequence_ratio import gspo
+from plaudit.objectives.policy_gradient.clipped_ratio import dapo, dr_grpo, grpo, ppo_clip
+from plaudit.objectives.policy_gradient.exact_divergences import generalised_jsd
+from plaudit.objectives.policy_gradient.policy_gradient import cispo, sapo
+from plaudit.objectives.policy_gradient.sequence_ratio import gspo
+from plaudit.objectives.preferences.pairwise import disco_pop, dpo, exo, hinge
+from plaudit.objectives.preferences.pairwise_anchored import apo_down, apo_zero, nca, sppo_hard
+from plaudit.objectives.preferences.pointwise import kto
 
 PROMPTS, OUTPUTS, STEPS = 8, 8, 1024
 ROWS = PROMPTS * OUTPUTS

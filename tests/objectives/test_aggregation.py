@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from objectives.contract import normal
-from plaudit.objectives import aggregate, negative_log_likelihood
+from plaudit.objectives import aggregate
+from plaudit.objectives.imitation import negative_log_likelihood
 
 ROWS, STEPS = 5, 4
 MASK = torch.tensor([[1, 1, 0, 0], [0, 1, 0, 1], [1, 1, 1, 1], [0, 0, 0, 1], [1, 0, 0, 0]], dtype=torch.bool)

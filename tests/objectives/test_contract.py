@@ -15,9 +15,9 @@ from plaudit.objectives.catalogue import entries
 
 CASES: list[Case] = [
     case
-    for module in pkgutil.iter_modules(here.__path__)
-    if module.name.startswith("test_") and module.name != "test_contract"
-    for case in getattr(importlib.import_module(f"{here.__name__}.{module.name}"), "CASES", ())
+    for module in pkgutil.walk_packages(here.__path__, f"{here.__name__}.")
+    if ".test_" in module.name and not module.name.endswith("test_contract")
+    for case in getattr(importlib.import_module(module.name), "CASES", ())
 ]
 every_case = pytest.mark.parametrize("case", CASES, ids=[case.id for case in CASES])
 

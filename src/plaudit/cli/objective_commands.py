@@ -24,7 +24,7 @@ def objectives(
     *,
     feedback: str | None = None,
     role: str | None = None,
-    group: str | None = None,
+    family: str | None = None,
     form: Literal["table", "markdown", "json"] = "table",
 ) -> None:
     """List the objectives, or explain one of them: formula, arguments, paper, an example.
@@ -32,7 +32,7 @@ def objectives(
     Examples:
         plaudit objectives
         plaudit objectives --feedback comparison --role loss
-        plaudit objectives --group pairwise
+        plaudit objectives --family preferences
         plaudit objectives dpo
         plaudit objectives --form json
 
@@ -40,14 +40,14 @@ def objectives(
         name: an objective to explain.
         feedback: only those that start from this kind of feedback, such as comparison, rating or exposure.
         role: only those with this role: loss, advantage, value, reward, weight, divergence or statistic.
-        group: only those of this module, such as pairwise.
+        family: only those of this family, such as preferences or policy_gradient.
         form: a table, the Markdown of docs/objectives.md, or JSON.
     """
     rows = entries()
     if name is not None:
         _explain(name, rows)
         return
-    for setting, value in (("feedback", feedback), ("role", role), ("group", group)):
+    for setting, value in (("feedback", feedback), ("role", role), ("family", family)):
         if value is not None:
             known = sorted({getattr(row, setting) for row in rows})
             if value not in known:
@@ -70,7 +70,7 @@ def _explain(name: str, rows: tuple[Entry, ...]) -> None:
         raise ConfigError(f"There is no objective {name!r}.{hint}")
     function = inspect.unwrap(found.function)
     signature = str(inspect.signature(function)).replace("'", "").replace('"', "").replace("[Tensor,  ", "[Tensor, ")
-    _out.print(f"plaudit.objectives.{found.name}{signature}\n", markup=False, soft_wrap=True)
+    _out.print(f"plaudit.objectives.{found.family}.{found.name}{signature}\n", markup=False, soft_wrap=True)
     _out.print(inspect.getdoc(function) or "", markup=False, soft_wrap=True)
 
 
@@ -79,16 +79,27 @@ def _table(rows: tuple[Entry, ...]) -> Table:
     table.add_column("objective", no_wrap=True)
     for heading in ("role", "feedback", "signal", "data", "paper"):
         table.add_column(heading)
-    group = ""
+    place = ""
     for row in rows:
-        if row.group != group:
-            group = row.group
-            table.add_row(f"[bold]{group}[/bold]")
+        if place != (place := f"{row.family} / {row.group}"):
+            table.add_row(f"[bold]{place}[/bold]")
         data = row.data + (", reference" if row.reference else "")
         table.add_row(f"  {row.name}", row.role, row.feedback, row.signal, data, row.paper)
     return table
 
 
 def _fields(row: Entry) -> dict[str, object]:
-    names = ("name", "group", "role", "paper", "feedback", "signal", "data", "reference", "modalities", "summary")
+    names = (
+        "name",
+        "family",
+        "group",
+        "role",
+        "paper",
+        "feedback",
+        "signal",
+        "data",
+        "reference",
+        "modalities",
+        "summary",
+    )
     return {name: getattr(row, name) for name in names}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from plaudit.methods.encoding import EncodedPair
-from plaudit.objectives import dpo
+from plaudit.objectives.preferences import dpo
 from plaudit.policies import CausalLM, Reference
 from plaudit.training import ExampleLoss, Step
 from plaudit.training.config import check

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from plaudit.methods.encoding import EncodedPair
-from plaudit.objectives import bradley_terry, rao_kupper
+from plaudit.objectives.reward_models import bradley_terry, rao_kupper
 from plaudit.rewards import RewardModel
 from plaudit.training import ExampleLoss, Step
 from plaudit.training.config import check

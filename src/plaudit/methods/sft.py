@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from plaudit.objectives import Aggregation, negative_log_likelihood
+from plaudit.objectives import Aggregation
+from plaudit.objectives.imitation import negative_log_likelihood
 from plaudit.policies import CausalLM, Sequence
 from plaudit.training import ExampleLoss, Step
 from plaudit.training.config import check

@@ -1,8 +1,30 @@
-"""Objectives: pure functions from tensors to one loss per example. No model, no text, no reduction, no global state."""
+"""Objectives: pure functions from tensors to one value per example. No model, no text, no reduction, no global state.
 
+They stand in families, by what is learned from what; ``plaudit objectives`` lists them, ``plaudit objectives NAME`` explains
+one. `aggregation` turns token values into examples, `catalogue` holds a row about each objective.
+"""
+
+from plaudit.objectives import (
+    denoising,
+    imitation,
+    policy_gradient,
+    preferences,
+    recommendation,
+    reward_models,
+    reward_terms,
+    values,
+)
 from plaudit.objectives.aggregation import Aggregation, aggregate
-from plaudit.objectives.likelihood import negative_log_likelihood
-from plaudit.objectives.pairwise import dpo
-from plaudit.objectives.reward_models import bradley_terry, rao_kupper
 
-__all__ = ["Aggregation", "aggregate", "bradley_terry", "dpo", "negative_log_likelihood", "rao_kupper"]
+__all__ = [
+    "Aggregation",
+    "aggregate",
+    "denoising",
+    "imitation",
+    "policy_gradient",
+    "preferences",
+    "recommendation",
+    "reward_models",
+    "reward_terms",
+    "values",
+]

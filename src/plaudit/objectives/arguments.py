@@ -118,6 +118,23 @@ def check_group(name: str, values: Tensor, *, at_least: int) -> None:
         raise ValueError(f"{name}: expected groups of at least {at_least} outputs, got {values.shape[-1]}")
 
 
+def widened(values: Tensor) -> Tensor:
+    """The tensor in float32, or in its own type if that is wider: what sums and exponentials are taken in."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def visible(values: Tensor, mask: Tensor | None) -> Tensor:
+    """The tensor in float32 at least, 0 where it does not count, whatever stands there."""
+    values = widened(values)
+    return values if mask is None else torch.where(mask, values, 0)
+
+
+def check_ddof(ddof: int) -> None:
+    """Raise unless a standard deviation's degrees of freedom are those of a population (0) or of a sample (1)."""
+    if ddof not in {0, 1}:
+        raise ValueError(f"ddof: expected 0 or 1, got {ddof}")
+
+
 def masked_mean(
     values: Tensor, mask: Tensor | None, dim: int | tuple[int, ...] = -1, *, keepdim: bool = False
 ) -> Tensor:

@@ -40,6 +40,7 @@ class Entry:
 
     Attributes:
         name: the function's name.
+        family: the folder that holds it, such as ``preferences``.
         group: the module that holds it, such as ``pairwise``.
         role: what it gives: a loss, or something that a loss or a reward is made of.
         paper: authors and arXiv id, as one would cite it in a line.
@@ -53,6 +54,7 @@ class Entry:
     """
 
     name: str
+    family: str
     group: str
     role: Role
     paper: str
@@ -97,11 +99,11 @@ def objective(
             check_shapes(tensors, args, kwargs)
             return function(*args, **kwargs)
 
-        name, group = function.__name__, function.__module__.rpartition(".")[-1]
+        name, (family, group) = function.__name__, function.__module__.split(".")[-2:]
         if name in _entries and _entries[name].group != group:
             raise ValueError(f"{name}: stands in the catalogue twice, in {_entries[name].group} and in {group}")
         _entries[name] = Entry(
-            name, group, role, paper, feedback, signal, data, reference, modalities, checked, tensors
+            name, family, group, role, paper, feedback, signal, data, reference, modalities, checked, tensors
         )
         return checked
 
@@ -109,28 +111,25 @@ def objective(
 
 
 def entries() -> tuple[Entry, ...]:
-    """All rows, in the order of their groups' first appearance."""
+    """All rows, by family and group."""
     import plaudit.objectives  # noqa: F401  its modules enter their objectives when they are imported
 
-    order: dict[str, int] = {}
-    for entry in _entries.values():
-        order.setdefault(entry.group, len(order))
-    return tuple(sorted(_entries.values(), key=lambda entry: order[entry.group]))
+    return tuple(sorted(_entries.values(), key=lambda entry: (entry.family, entry.group)))
 
 
 _COLUMNS = ("objective", "what", "role", "paper", "feedback", "signal", "data", "reference", "used for")
 
 
 def as_markdown(rows: Sequence[Entry]) -> str:
-    """Rows of the catalogue as tables in Markdown, one per group, as docs/objectives.md holds them."""
-    groups: dict[str, list[Entry]] = {}
+    """Rows of the catalogue as tables in Markdown, one per group of a family, as docs/objectives.md holds them."""
+    groups: dict[tuple[str, str], list[Entry]] = {}
     for entry in rows:
-        groups.setdefault(entry.group, []).append(entry)
+        groups.setdefault((entry.family, entry.group), []).append(entry)
     parts = []
-    for group, members in groups.items():
-        module = importlib.import_module(f"plaudit.objectives.{group}")
+    for (family, group), members in groups.items():
+        module = importlib.import_module(members[0].function.__module__)
         about = (inspect.getdoc(module) or "").partition("\n\n")[0].replace("\n", " ")
-        parts.append(f"## {group}\n\n{about}\n")
+        parts.append(f"## {family} / {group}\n\n{about}\n")
         parts.extend(_row(cells) for cells in (_COLUMNS, ("---",) * len(_COLUMNS), *map(_cells, members)))
         parts.append("")
     return "\n".join(parts)

@@ -57,9 +57,10 @@ def _agrees(model: Any, vocabulary: int, compute_dtype: torch.dtype) -> bool:
         )
         with autocast(compute_dtype, device):
             packed, padded = (batch.final(decoder_of(causal_lm)(**batch.inputs).last_hidden_state) for batch in batches)
-        tolerance = 0.05 if compute_dtype != torch.float32 else 1e-3
-        same = bool((packed - padded).abs().max() <= tolerance * padded.abs().max())
-    except (RuntimeError, TypeError, ValueError, KeyError, AttributeError, IndexError, NotImplementedError):
+        # bfloat16's rounding grows with every layer, on both sides alike
+        tolerance = 1e-3 if compute_dtype == torch.float32 else 0.5
+        same = bool((packed - padded).norm() <= tolerance * padded.norm())
+    except (RuntimeError, TypeError, ValueError, KeyError, AttributeError, IndexError):
         same = False  # an architecture with another idea of attention, whatever it chokes on
     if not same:
         causal_lm.set_attn_implementation(own)

@@ -21,6 +21,10 @@ from plaudit.errors import require
 from plaudit.policies.prefix_tree import PrefixTree, Segment
 
 NAME = "plaudit"
+# what transformers hands to an attention function and a tree's attention need not know
+_HARMLESS = frozenset(
+    {"scaling", "is_causal", "sliding_window", "position_ids", "use_cache", "output_attentions", "output_hidden_states"}
+)
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
@@ -166,6 +170,9 @@ def attend(
 
         result: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
         return result
+    unknown = sorted(name for name, given in options.items() if name not in _HARMLESS and given not in (None, 0.0))
+    if unknown:  # capped scores, sinks, biases, dropout
+        raise NotImplementedError(f"attention over a tree knows nothing of {', '.join(unknown)}")
     scale = options.get("scaling") or query.shape[-1] ** -0.5
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:

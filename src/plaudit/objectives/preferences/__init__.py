@@ -1,0 +1,148 @@
+"""Objectives that learn a policy from preferences without a reward model in between.
+
+Pairs, single outputs, lists, posteriors over a group, and games in which a preference need not come from a reward.
+"""
+
+from plaudit.objectives.preferences.games import egpo, inpo, nash_md, nash_mp, online_ipo, xpo
+from plaudit.objectives.preferences.games_tabular import (
+    duality_gap,
+    exploitability,
+    extragradient_step,
+    geometric_mixture,
+    mirror_descent_step,
+    mirror_prox_step,
+    nash_md_step,
+    proximal_response,
+    regularised_best_response,
+    win_rates,
+)
+from plaudit.objectives.preferences.listwise import (
+    lipo_lambda,
+    list_mle,
+    list_softmax,
+    pair_hinge,
+    pair_logistic,
+    pointwise_sigmoid,
+    pointwise_squared,
+)
+from plaudit.objectives.preferences.pairwise import disco_pop, dpo, exo, hinge, ipo, per_step, robust_dpo
+from plaudit.objectives.preferences.pairwise_anchored import apo_down, apo_zero, bco_pair, dpop, nca, sppo_hard
+from plaudit.objectives.preferences.pairwise_batches import aot_paired, aot_unpaired, wpo, wpo_weight
+from plaudit.objectives.preferences.pairwise_divergences import (
+    alpha_link,
+    chi_po,
+    chi_squared_link,
+    f_dpo,
+    forward_kl_link,
+    jensen_shannon_link,
+)
+from plaudit.objectives.preferences.pairwise_lengths import (
+    length_desensitised_dpo,
+    length_normalised_dpo,
+    length_regularised_dpo,
+)
+from plaudit.objectives.preferences.pointwise import (
+    KtoWeights,
+    RunningMean,
+    bco,
+    kto,
+    kto_baseline,
+    kto_weights,
+    running_reward,
+)
+from plaudit.objectives.preferences.pointwise_rewards import (
+    dro_v_policy,
+    dro_v_value,
+    una_reward_mse,
+    una_score_bce,
+    una_score_mse,
+)
+from plaudit.objectives.preferences.posterior import (
+    brain,
+    brain_without_baseline,
+    effective_sample_size,
+    gap_threshold,
+    is_easy,
+    posterior_weights,
+    reward_gap,
+)
+from plaudit.objectives.preferences.ranked_likelihood import pro, rrhf
+from plaudit.objectives.preferences.reference_free import alpha_po, cpo, orpo, simpo, slic_hf
+
+__all__ = [
+    "KtoWeights",
+    "RunningMean",
+    "alpha_link",
+    "alpha_po",
+    "aot_paired",
+    "aot_unpaired",
+    "apo_down",
+    "apo_zero",
+    "bco",
+    "bco_pair",
+    "brain",
+    "brain_without_baseline",
+    "chi_po",
+    "chi_squared_link",
+    "cpo",
+    "disco_pop",
+    "dpo",
+    "dpop",
+    "dro_v_policy",
+    "dro_v_value",
+    "duality_gap",
+    "effective_sample_size",
+    "egpo",
+    "exo",
+    "exploitability",
+    "extragradient_step",
+    "f_dpo",
+    "forward_kl_link",
+    "gap_threshold",
+    "geometric_mixture",
+    "hinge",
+    "inpo",
+    "ipo",
+    "is_easy",
+    "jensen_shannon_link",
+    "kto",
+    "kto_baseline",
+    "kto_weights",
+    "length_desensitised_dpo",
+    "length_normalised_dpo",
+    "length_regularised_dpo",
+    "lipo_lambda",
+    "list_mle",
+    "list_softmax",
+    "mirror_descent_step",
+    "mirror_prox_step",
+    "nash_md",
+    "nash_md_step",
+    "nash_mp",
+    "nca",
+    "online_ipo",
+    "orpo",
+    "pair_hinge",
+    "pair_logistic",
+    "per_step",
+    "pointwise_sigmoid",
+    "pointwise_squared",
+    "posterior_weights",
+    "pro",
+    "proximal_response",
+    "regularised_best_response",
+    "reward_gap",
+    "robust_dpo",
+    "rrhf",
+    "running_reward",
+    "simpo",
+    "slic_hf",
+    "sppo_hard",
+    "una_reward_mse",
+    "una_score_bce",
+    "una_score_mse",
+    "win_rates",
+    "wpo",
+    "wpo_weight",
+    "xpo",
+]

@@ -1,0 +1,140 @@
+"""Objectives that fit rewards, costs and preferences, and what is computed from such models.
+
+Pairs, steps, ensembles, latent tastes, users' reactions, and safety with its confidence bounds.
+"""
+
+from plaudit.objectives.reward_models.confidence_bounds import (
+    clopper_pearson_upper_bound,
+    empirical_bernstein_upper_bound,
+    hoeffding_upper_bound,
+    student_t_upper_bound,
+)
+from plaudit.objectives.reward_models.implicit_rewards import implicit_step_reward, implicit_token_reward, prime
+from plaudit.objectives.reward_models.preference_models import (
+    categorical_preference,
+    gaussian_preference,
+    judge_position_bias,
+    judge_probability,
+    logistic_gaussian_preference,
+    reward_entropy_penalty,
+    soft_bradley_terry,
+)
+from plaudit.objectives.reward_models.process_rewards import (
+    last_of_steps,
+    mean_of_steps,
+    minimum_of_steps,
+    product_of_steps,
+    step_classification,
+    step_cross_entropy,
+    step_regression,
+    until_first_error,
+)
+from plaudit.objectives.reward_models.reward_ensembles import (
+    ensemble_less_variance,
+    ensemble_lower_bound,
+    ensemble_mean,
+    ensemble_minimum,
+)
+from plaudit.objectives.reward_models.reward_models import (
+    bradley_terry,
+    bradley_terry_group,
+    noisy_bradley_terry,
+    outcome_cross_entropy,
+    rao_kupper,
+    reward_centering,
+    reward_magnitude,
+    reward_regression,
+)
+from plaudit.objectives.reward_models.safety import (
+    cost_bradley_terry,
+    dual_loss,
+    dual_step,
+    inflated_cost,
+    lagrangian_return,
+    pessimism_coefficient,
+)
+from plaudit.objectives.reward_models.step_values import (
+    boosted_value,
+    step_progress,
+    step_value,
+    step_value_hard,
+    step_value_lower,
+)
+from plaudit.objectives.reward_models.user_feedback import (
+    calibrated_reward,
+    codpo,
+    crpg,
+    crraft,
+    reaction_cross_entropy,
+    standardised_sum,
+    undo_negative_sampling,
+)
+from plaudit.objectives.reward_models.variational import (
+    information_gain,
+    latent_kl,
+    least_entropy,
+    variance_gap,
+    variational_preference,
+    win_rate_reward,
+)
+
+__all__ = [
+    "boosted_value",
+    "bradley_terry",
+    "bradley_terry_group",
+    "calibrated_reward",
+    "categorical_preference",
+    "clopper_pearson_upper_bound",
+    "codpo",
+    "cost_bradley_terry",
+    "crpg",
+    "crraft",
+    "dual_loss",
+    "dual_step",
+    "empirical_bernstein_upper_bound",
+    "ensemble_less_variance",
+    "ensemble_lower_bound",
+    "ensemble_mean",
+    "ensemble_minimum",
+    "gaussian_preference",
+    "hoeffding_upper_bound",
+    "implicit_step_reward",
+    "implicit_token_reward",
+    "inflated_cost",
+    "information_gain",
+    "judge_position_bias",
+    "judge_probability",
+    "lagrangian_return",
+    "last_of_steps",
+    "latent_kl",
+    "least_entropy",
+    "logistic_gaussian_preference",
+    "mean_of_steps",
+    "minimum_of_steps",
+    "noisy_bradley_terry",
+    "outcome_cross_entropy",
+    "pessimism_coefficient",
+    "prime",
+    "product_of_steps",
+    "rao_kupper",
+    "reaction_cross_entropy",
+    "reward_centering",
+    "reward_entropy_penalty",
+    "reward_magnitude",
+    "reward_regression",
+    "soft_bradley_terry",
+    "standardised_sum",
+    "step_classification",
+    "step_cross_entropy",
+    "step_progress",
+    "step_regression",
+    "step_value",
+    "step_value_hard",
+    "step_value_lower",
+    "student_t_upper_bound",
+    "undo_negative_sampling",
+    "until_first_error",
+    "variance_gap",
+    "variational_preference",
+    "win_rate_reward",
+]
