@@ -1,12 +1,13 @@
 """One DPO step (loss and gradients of one batch with LoRA) of plaudit and of TRL's DPOTrainer, on the same pairs, in turn.
 
-    python benchmarks/dpo_step.py [--model smollm2-135m-instruct] [--pairs 8] [--rounds 7] [--dtype float32]
+    python benchmarks/dpo_step.py [--pairs 8] [--prompt-words 0] [--output-words 48] [--rounds 7] [--dtype float32]
 
-Work: N pairs of the demo's questions with two answers of 48 words each, in the model's chat template. Both compute the
-policy's forward and backward pass and the reference's forward pass; a second comparison has the reference's log-probabilities
-beforehand (`precompute_ref_log_probs=True` in TRL, a prepared `Reference` here). Floor: a token costs 2 flops per weight
-forward and, with frozen weights, 2 more backward for the activations' gradients, so about 4 x 106 M x tokens without the head,
-whose 2 x 28 M (forward, its recomputation, backward) count for the answers' tokens only; the reference adds 2 x 106 M.
+Work: N pairs of the demo's questions (with so many further words) with two answers of 48 words each, in the chat template.
+Both compute the policy's forward and backward pass and the reference's forward pass; a second comparison has the reference's
+log-probabilities beforehand (`precompute_ref_log_probs=True` in TRL, a prepared `Reference` here). Floor: a token costs 2
+flops per weight forward and, with frozen weights, 2 more backward for the activations' gradients, so about 4 x 106 M x tokens
+without the head, whose 2 x 28 M (forward, its recomputation, backward) count for the answers' tokens only; the reference adds
+2 x 106 M.
 """
 
 from __future__ import annotations
@@ -30,13 +31,16 @@ from plaudit.policies import CausalLM, LoRA, Reference
 from plaudit.testbeds import plain_language
 
 
-def answers(count: int, words: int = 48) -> list[tuple[str, str, str]]:
+def answers(count: int, *, words: int, prompt_words: int) -> list[tuple[str, str, str]]:
     """(question, chosen, rejected): words of the questions themselves, drawn at random."""
     generator = random.Random(0)
     questions = [str(context.attributes["question"]) for context in plain_language.contexts("train")]
     vocabulary = " ".join(questions).split()
     return [
-        (questions[index], *(" ".join(generator.choices(vocabulary, k=words)) for _ in range(2)))
+        (
+            " ".join([questions[index], *generator.choices(vocabulary, k=prompt_words)]),
+            *(" ".join(generator.choices(vocabulary, k=words)) for _ in range(2)),
+        )
         for index in range(count)
     ]
 
@@ -119,12 +123,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--pairs", type=int, default=8)
+    parser.add_argument("--prompt-words", type=int, default=0)
+    parser.add_argument("--output-words", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     policy = CausalLM.load(options.model, lora=LoRA(rank=16, alpha=32.0), dtype=options.dtype)
-    rows = answers(options.pairs)
+    rows = answers(options.pairs, words=options.output_words, prompt_words=options.prompt_words)
     pairs = [
         EncodedPair(*(policy.encoder.sequence(Context(content=q), Output(content=text)) for text in (c, r)))
         for q, c, r in rows
@@ -135,11 +141,13 @@ def main() -> None:
         "model": options.model,
         "dtype": options.dtype,
         "pairs": options.pairs,
+        "prompt tokens": sum(len(pair.chosen.context) for pair in pairs) / len(pairs),
+        "output tokens": sum(len(pair.chosen.output) + len(pair.rejected.output) for pair in pairs) / (2 * len(pairs)),
         "tokens": sum(len(side) for pair in pairs for side in (pair.chosen, pair.rejected)),
         "reference in the step": compare(policy, pairs, rows, precompute=False, rounds=options.rounds),
         "reference beforehand": compare(policy, pairs, rows, precompute=True, rounds=options.rounds),
     }
-    file = Path(__file__).parent / "results" / f"dpo_step_{options.dtype}.json"
+    file = Path(__file__).parent / "results" / f"dpo_step_{options.dtype}_{options.prompt_words}.json"
     file.parent.mkdir(exist_ok=True)
     file.write_text(json.dumps(results, indent=2) + "\n")
     print(json.dumps(results, indent=2))

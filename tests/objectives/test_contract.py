@@ -6,12 +6,13 @@ import importlib
 import inspect
 import pkgutil
 import re
+from pathlib import Path
 
 import pytest
 
 import objectives as here
 from objectives.contract import CHECKS, Case
-from plaudit.objectives.catalogue import entries
+from plaudit.objectives.catalogue import as_markdown, entries
 
 CASES: list[Case] = [
     case
@@ -43,3 +44,9 @@ def test_every_objective_has_a_case_and_a_page(entry):
     body = re.sub(r'r?""".*?"""', "", source, count=1, flags=re.DOTALL)
     lines = [line for line in body.splitlines() if line.strip()]
     assert len(lines) <= 40, f"{len(lines)} lines of code; an objective is read at a glance"
+
+
+def test_the_documentations_tables_are_the_catalogues():
+    page = (Path(__file__).parents[2] / "docs" / "objectives.md").read_text(encoding="utf-8")
+    tables = as_markdown(entries())
+    assert page.rstrip().endswith(tables.rstrip()), "run: plaudit objectives --form markdown, and put it into the page"

@@ -20,7 +20,7 @@ from plaudit.feedback.annotators import Annotator, AnnotatorPool
 from plaudit.feedback.records import Chat, Context, Message
 from plaudit.testbeds.readability import flesch_kincaid_grade, words_of
 
-INSTRUCTION = "Answer in one short sentence."
+INSTRUCTION = "Answer in one or two short sentences."
 """What the model is told before each question."""
 
 WEIGHTS: Mapping[str, float] = {"readability": 0.35, "relevance": 0.35, "length": 0.15, "finish": 0.15}
