@@ -154,6 +154,7 @@ class CausalLM:
                 stop_ids=self.encoder.stop_ids,
                 generator=generator,
                 device=self.device,
+                packs=self.packer.fits(max(len(encoded[index]) for index in indices) + sampling.max_new_tokens),
             )
             for position, index in enumerate(indices):
                 for ids, log_prob in drawn[position * n : (position + 1) * n]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from plaudit.policies.base import Sampling
 from plaudit.policies.encoding import TokenIds
+from plaudit.policies.prefix_cache import PrefixCache
 from plaudit.policies.scoring import TokenScorer
 
 
@@ -61,13 +62,22 @@ def sample_tokens(
     stop_ids: frozenset[int],
     generator: torch.Generator,
     device: torch.device,
+    packs: bool = False,
 ) -> list[tuple[TokenIds, tuple[float, ...]]]:
-    """Sample n continuations of each context; returns (token ids, log-probabilities), context by context."""
+    """Sample n continuations of each context; returns (token ids, log-probabilities), context by context.
+
+    `packs` says that the scorer's trunk attends over trees, see `plaudit.policies.packing`.
+    """
     rows = len(contexts) * n
     tokens: list[list[int]] = [[] for _ in range(rows)]
     log_probs: list[list[float]] = [[] for _ in range(rows)]
     alive = torch.arange(rows)
-    for step, distribution in enumerate(decode := _Decoder(scorer, contexts, n, device)):
+    decode: _Decoder | _PackedDecoder
+    if packs:
+        decode = _PackedDecoder(scorer, contexts, n, device, capacity=sampling.max_new_tokens)
+    else:
+        decode = _Decoder(scorer, contexts, n, device)
+    for step, distribution in enumerate(decode):
         log_prob = sampled_distribution(distribution, sampling)
         drawn = draw(log_prob, generator)
         values = log_prob.gather(-1, drawn.to(device)).squeeze(-1).tolist()
@@ -83,8 +93,35 @@ def sample_tokens(
     return [(tuple(ids), tuple(values)) for ids, values in zip(tokens, log_probs, strict=True)]
 
 
+class _PackedDecoder:
+    """Prompts read once each, and the rows still alive. Iterating gives the next token's logits, [alive, V]."""
+
+    def __init__(
+        self, scorer: TokenScorer, contexts: Rows[TokenIds], n: int, device: torch.device, *, capacity: int
+    ) -> None:
+        self.scorer = scorer
+        rows = [prompt for prompt in range(len(contexts)) for _ in range(n)]
+        self.cache = PrefixCache(list(contexts), rows, capacity, device=device)
+        self.alive = torch.arange(len(rows))
+        self.next_ids: Int[Tensor, " N"] = torch.zeros(len(rows), dtype=torch.long)
+
+    def __iter__(self) -> Iterator[Float[Tensor, "N V"]]:
+        yield self.scorer.packed_logits(self.cache.inputs, self.cache.ends)
+        while True:
+            yield self.scorer.packed_logits(self.cache.next_inputs(self.next_ids), self.alive.to(self.cache.device))
+
+    def advance(self, drawn: Int[Tensor, "N 1"], going: Int[Tensor, " N"]) -> None:
+        """Append the drawn tokens of the rows that go on. Others stay in the cache until they are an eighth of it."""
+        self.alive = self.alive[going]
+        if len(self.alive) < 7 / 8 * self.cache.rows:
+            self.cache.keep(self.alive)
+            self.alive = torch.arange(len(self.alive))
+        self.next_ids = torch.zeros(self.cache.rows, dtype=torch.long)
+        self.next_ids[self.alive] = drawn.squeeze(-1)
+
+
 class _Decoder:
-    """The model's cache and the rows still alive. Iterating gives the next token's logits, [alive, V]."""
+    """The same for a trunk that cannot be told about trees, with the model's own cache."""
 
     def __init__(self, scorer: TokenScorer, contexts: Rows[TokenIds], n: int, device: torch.device) -> None:
         self.scorer, self.device, self.n = scorer, device, n

@@ -33,10 +33,13 @@ class Packer:
                 "every output is computed with a prompt of its own."
             )
 
+    def fits(self, length: int) -> bool:
+        """Whether sequences up to this length can be packed."""
+        return self.packs and (self.window is None or length <= self.window)
+
     def batch(self, sequences: Rows[Sequence], *, device: torch.device, whole: bool = False) -> Batch:
         """The sequences as the trunk takes them; `whole` where the state at the last token is wanted."""
-        longest = max(map(len, sequences), default=0)
-        if self.packs and (self.window is None or longest <= self.window):
+        if self.fits(max(map(len, sequences), default=0)):
             return PackedBatch.of(sequences, device=device, whole=whole)
         return PaddedBatch.of(sequences, device=device)
 

@@ -60,6 +60,16 @@ class TokenScorer(nn.Module):
             # contiguous: a strided [N, 1, D] slice would send the head through a batched product, many times slower
             return head_logits(model, result.last_hidden_state[:, -1].contiguous()).float(), result.past_key_values
 
+    def packed_logits(self, inputs: dict[str, Any], rows: Int[Tensor, " N"] | None = None) -> Float[Tensor, "N V"]:
+        """Logits at some places of a packed pass, or at all of them."""
+        model = causal_lm_of(self.model)
+        with autocast(self.compute_dtype, inputs["input_ids"].device):
+            if self.whole_logits:
+                logits: Tensor = self.model(**inputs).logits[0]
+                return (logits if rows is None else logits[rows]).float()
+            hidden = decoder_of(model)(**inputs).last_hidden_state[0]
+            return head_logits(model, hidden if rows is None else hidden[rows]).float()
+
     def check_head(self, vocabulary: int) -> None:
         """Compare the chunked head with the model's own logits once; an architecture that differs takes the plain path."""
         device = next(self.model.parameters()).device

@@ -25,7 +25,7 @@ NAME = "plaudit"
 _HARMLESS = frozenset(
     {"scaling", "is_causal", "sliding_window", "position_ids", "use_cache", "output_attentions", "output_hidden_states"}
 )
-_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
@@ -105,16 +105,16 @@ class _TreeAttention(torch.autograd.Function):
         total = torch.empty(query.shape[:-1], dtype=exact, device=query.device)
         for part in plan.runs:
             rows = slice(part.start, part.end)
-            out, lse = _flash(query[:, :, rows], key[:, :, rows], value[:, :, rows], 0.0, True, scale=scale)
+            out, lse = flash(query[:, :, rows], key[:, :, rows], value[:, :, rows], 0.0, True, scale=scale)
             merged[:, :, rows], total[:, :, rows] = out, lse
         for places, valid in zip(plan.bundles, plan.valid, strict=True):
-            out, lse = _flash(*(_bundle(x, places) for x in (query, key, value)), 0.0, True, scale=scale)
+            out, lse = flash(*(_bundle(x, places) for x in (query, key, value)), 0.0, True, scale=scale)
             kept = places[valid]
             merged[0, :, kept] = out.transpose(0, 1)[:, valid].to(exact)
             total[0, :, kept] = lse.transpose(0, 1)[:, valid].to(exact)
         for part in plan.parents:
             rows, seen = slice(part.end, part.last), slice(part.start, part.end)
-            out, lse = _flash(query[:, :, rows], key[:, :, seen], value[:, :, seen], 0.0, False, scale=scale)
+            out, lse = flash(query[:, :, rows], key[:, :, seen], value[:, :, seen], 0.0, False, scale=scale)
             before = total[:, :, rows]
             after = torch.logaddexp(before, lse)
             merged[:, :, rows] *= (before - after).exp_()[..., None]
@@ -163,9 +163,9 @@ def _bundle(x: Float[Tensor, "1 H S D"], places: Int[Tensor, "G L"]) -> Float[Te
 def attend(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
-    """The attention function that transformers calls: over a tree where the forward pass brought a plan, else its own."""
-    plan = options.pop("plan", None)
-    if plan is None:
+    """The attention function that transformers calls: over a tree where the pass brought a plan or a cache, else its own."""
+    plan, cache = options.pop("plan", None), options.pop("cache", None)
+    if plan is None and cache is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         result: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
@@ -174,6 +174,11 @@ def attend(
     if unknown:  # capped scores, sinks, biases, dropout
         raise NotImplementedError(f"attention over a tree knows nothing of {', '.join(unknown)}")
     scale = options.get("scaling") or query.shape[-1] ** -0.5
+    if cache is not None and cache.step >= 0:
+        return cache.attend(module.layer_idx, query, key, value, scale).transpose(1, 2), None
+    if cache is not None:
+        cache.keep_prompts(module.layer_idx, key, value)
+        plan = cache.plan
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:
         key, value = (x.repeat_interleave(repeats, 1) for x in (key, value))
