@@ -5,11 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from plaudit.feedback.records import Context, Tokens
 from plaudit.policies import CausalLM, LoRA, Sampling, Sequence
 from plaudit.policies.decoding import sample_tokens, sampled_distribution
+from plaudit.policies.packing import Packer
 from plaudit.policies.scoring import TokenScorer
 
 from .conftest import ask, perturb
@@ -127,14 +130,22 @@ def test_no_contexts_no_samples(policy):
 # --- ends -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("packs", [True, False], ids=["packed", "padded"])
 @torch.no_grad()
-def test_rows_end_at_their_first_stop_token_and_the_others_go_on(policy):
+def test_rows_end_at_their_first_stop_token_and_the_others_go_on(policy, packs):
     """A third of the vocabulary stops, so rows leave at different steps; those that stay must keep their own cache."""
     stop_ids = frozenset(range(0, policy.model.config.vocab_size, 3))
     sampling = Sampling(max_new_tokens=12)
     contexts = [policy.encoder.context(context) for context in CONTEXTS]
     drawn = sample_tokens(
-        policy.scorer, contexts, 8, sampling=sampling, stop_ids=stop_ids, generator=generator(), device=policy.device
+        policy.scorer,
+        contexts,
+        8,
+        sampling=sampling,
+        stop_ids=stop_ids,
+        generator=generator(),
+        device=policy.device,
+        packs=packs,
     )
     lengths = [len(ids) for ids, _ in drawn]
     assert min(lengths) < 3
@@ -170,12 +181,15 @@ def test_an_output_is_finished_when_it_stopped_by_itself(policy):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
-def test_left_padding_does_not_matter(family):
-    """Contexts of unequal lengths side by side, beyond the attention window where there is one, equal one by one."""
-    scorer = TokenScorer(build(family))
+def test_contexts_side_by_side_are_sampled_as_alone(family):
+    """Contexts of unequal lengths, beyond the attention window where there is one; packed where the family packs."""
+    model = build(family)
+    packs = Packer(model, compute_dtype=torch.float32).packs
+    scorer = TokenScorer(model)
     source = generator()
     contexts = [tuple(torch.randint(2, 60, (length,), generator=source).tolist()) for length in (1, 9, 3, 14)]
     settings = {"sampling": Sampling(max_new_tokens=8), "stop_ids": frozenset({1}), "device": torch.device("cpu")}
+    settings["packs"] = packs
     side_by_side = sample_tokens(scorer, contexts, 2, generator=generator(1), **settings)
     for number, (ids, log_prob) in enumerate(side_by_side):
         whole = contexts[number // 2] + ids
@@ -196,3 +210,39 @@ def test_a_policy_samples_alike_with_gradient_checkpointing_and_after_scoring(ti
     with torch.enable_grad():
         recomputed.log_prob_of([Sequence((5,), (6,), (True,))]).sum().sum().backward()
     assert recomputed.sample(CONTEXTS, 2, generator=generator(), sampling=SHORT) == expected
+
+
+# --- the cache ------------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=4), st.integers(1, 4), st.integers(0, 1000), st.integers(2, 9))
+def test_rows_that_leave_never_mix_those_that_stay(policy, lengths, n, seed, every):
+    """Whatever prompts, rows and ends: each sample's log-probabilities are those of its own tokens alone."""
+    source = generator(seed)
+    vocabulary = policy.model.config.vocab_size
+    contexts = [tuple(torch.randint(3, vocabulary, (length,), generator=source).tolist()) for length in lengths]
+    with torch.no_grad():
+        drawn = sample_tokens(
+            policy.scorer,
+            contexts,
+            n,
+            sampling=Sampling(max_new_tokens=9),
+            stop_ids=frozenset(range(0, vocabulary, every)),
+            generator=source,
+            device=policy.device,
+            packs=True,
+        )
+        for number, (ids, log_prob) in enumerate(drawn):
+            scored = policy.log_prob_of([Sequence(contexts[number // n], ids, (True,) * len(ids))]).per_step[0]
+            torch.testing.assert_close(torch.tensor(log_prob), scored, rtol=0, atol=1e-4)
+
+
+def test_fresh_adapters_are_left_out_while_sampling_and_trained_ones_are_not(tiny_model):
+    """They change nothing: the samples are those with them; a trained adapter must count."""
+    fresh, trained = (CausalLM.load(tiny_model, lora=LoRA(rank=2), dtype="float32") for _ in range(2))
+    plain = CausalLM.load(tiny_model, dtype="float32").sample(CONTEXTS, 2, generator=generator(), sampling=SHORT)
+    found = fresh.sample(CONTEXTS, 2, generator=generator(), sampling=SHORT)
+    assert [[s.token_ids for s in group] for group in found] == [[s.token_ids for s in group] for group in plain]
+    moved = perturb(trained).sample(CONTEXTS, 2, generator=generator(), sampling=SHORT)
+    assert moved != found

@@ -49,7 +49,9 @@ def draw(log_prob: Float[Tensor, "N V"], generator: torch.Generator) -> Int[Tens
     target = (uniform * total).clamp(max=torch.nextafter(total, torch.zeros_like(total)))
     drawn = torch.searchsorted(cumulative, target, right=True)
     impossible = log_prob.gather(-1, drawn) == -torch.inf
-    return torch.where(impossible, log_prob.argmax(-1, keepdim=True), drawn).cpu()
+    if bool(impossible.any()):
+        drawn = torch.where(impossible, log_prob.argmax(-1, keepdim=True), drawn)
+    return drawn.cpu()
 
 
 @torch.inference_mode()
