@@ -222,10 +222,10 @@ def test_relevance_takes_jealousy_for_jealous():
 
 
 @pytest.mark.parametrize("new", range(9))
-def test_substance_counts_different_new_words_up_to_4(new):
+def test_substance_counts_different_new_words_up_to_6(new):
     words = ["rain", "wind", "snow", "hail", "fog", "dew", "heat", "frost"][:new]
     text = f"The blue sky is the sky, {' and '.join(words * 2)}."
-    assert features(QUESTION, text)["substance"] == pytest.approx(min(1, new / 4))
+    assert features(QUESTION, text)["substance"] == pytest.approx(min(1, new / 6))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from plaudit.policies.base import LogProb
 from plaudit.policies.batches import Batch, PaddedBatch
 from plaudit.policies.encoding import Sequence
 
-CHUNK = 1024  # positions whose logits exist at once: 1024 x 50k x 4 bytes = 200 MB
+CHUNK = 512  # positions whose logits exist at once: 512 x 50k x 4 bytes = 100 MB
 
 
 class TokenScorer(nn.Module):

@@ -31,7 +31,7 @@ GATES = ("substance", "variety", "legibility")
 
 EASY_GRADE, HARD_GRADE = 6.0, 16.0
 SHORTEST, LONGEST, MUCH_TOO_LONG = 15, 45, 105
-ENOUGH_NEW_WORDS = 4  # "A comma is a mark that splits parts of a sentence." has four
+ENOUGH_NEW_WORDS = 6
 
 _FINISHED = re.compile(r"[.!?][\"'”’)\]*]*$")
 _LIST_NUMBER = re.compile(r"(?:^|\s)(?:\d+|[A-Za-z])\.$")
@@ -97,7 +97,7 @@ def features(context: Context | str, text: str) -> Mapping[str, float]:
     relevance: share of the question's content words (stemmed) taken up in the answer; full at three quarters of them.
     length: rises linearly to 1 at 15 words, stays 1 until 45, falls linearly to 0 at 105.
     finish: 1 if the answer ends as a sentence does, else 0; a list's number or letter with its dot is no end.
-    substance: number of different content words that the question does not have, over 4, at most 1.
+    substance: number of different content words that the question does not have, over 6, at most 1.
     variety: share of different word pairs among neighbouring ones: 0 up to a half, 1 from 0.85.
     legibility: the smallest of three shares, each mapped to [0, 1]: of letters among all signs but blanks (0 up to 0.5,
       1 from 0.8), of words that could be English ones (0 up to 0.5, 1 from 0.9), and of function words such as "the"

@@ -113,6 +113,6 @@ def align_settings(config: DemoConfig) -> AlignConfig:
         lora=LoRA(rank=16, alpha=32.0),
         training=replace(training, learning_rate=3e-4, max_steps=16),
         judge_training=replace(training, learning_rate=3e-4, max_steps=16),
-        dpo=DPOConfig(beta=0.1),
+        dpo=DPOConfig(beta=1.0),
         evaluation=replace(SAMPLING, contexts=config.held_out_contexts),
     )
