@@ -13,7 +13,7 @@ from scipy.stats import chisquare
 
 from plaudit.errors import ConfigError
 from plaudit.policies import Sampling, decoding
-from plaudit.policies.base import by_length
+from plaudit.policies.base import by_context, by_length
 from plaudit.policies.decoding import draw, sampled_distribution
 
 PROBABILITIES = [0.4, 0.3, 0.15, 0.1, 0.05]
@@ -210,3 +210,12 @@ def test_batches_are_alike_in_length_and_hold_each_once(lengths, size):
     assert all(1 <= len(batch) <= size for batch in batches)
     ordered = [lengths[index] for batch in batches for index in batch]
     assert ordered == sorted(lengths, reverse=True)
+
+
+@given(st.lists(st.lists(st.integers(0, 2), max_size=3), max_size=30), st.integers(1, 8))
+def test_batches_by_context_keep_a_context_together_and_hold_each_once(contexts, size):
+    batches = by_context(contexts, size)
+    assert sorted(index for batch in batches for index in batch) == list(range(len(contexts)))
+    assert all(1 <= len(batch) <= size for batch in batches)
+    in_order = [contexts[index] for batch in batches for index in batch]
+    assert in_order == sorted(in_order)

@@ -75,3 +75,9 @@ def by_length(lengths: Sequence[int], size: int) -> list[list[int]]:
     """Indices in batches of at most `size`, alike in length, longest first, so that little is padded and memory peaks early."""
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def by_context(contexts: Sequence[Sequence[int]], size: int) -> list[list[int]]:
+    """Indices in batches of at most `size`, sequences of one context side by side, so that packing computes it once."""
+    order = sorted(range(len(contexts)), key=lambda index: tuple(contexts[index]))
+    return [order[start : start + size] for start in range(0, len(order), size)]

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from plaudit.errors import CheckpointError, PolicyError
-from plaudit.policies.base import LogProb, by_length
+from plaudit.policies.base import LogProb, by_context
 from plaudit.policies.causal_lm import CausalLM
 from plaudit.policies.encoding import Sequence
 
@@ -43,7 +43,7 @@ class Reference:
                 "The weights have changed since the reference was taken, and "
                 f"{len(missing)} sequences were not prepared before. Prepare every sequence before training, or use LoRA."
             )
-        for indices in by_length([len(sequence) for sequence in missing], self._batch_size):
+        for indices in by_context([sequence.context for sequence in missing], self._batch_size):
             batch = [missing[index] for index in indices]
             values = self._compute(batch)
             for sequence, row, mask in zip(batch, values.per_step.cpu(), values.mask.cpu(), strict=True):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from plaudit.errors import CheckpointError, PolicyError
 from plaudit.feedback.records import Context, Output
-from plaudit.policies.base import by_length
+from plaudit.policies.base import by_context
 from plaudit.policies.batches import Batch
 from plaudit.policies.causal_lm import CausalLM
 from plaudit.policies.encoding import Encoder, Sequence
@@ -162,7 +162,7 @@ class RewardModel:
         """The same of outputs that are token ids already."""
         values = torch.empty(len(sequences))
         with self.active():
-            for indices in by_length([len(sequence) for sequence in sequences], batch_size):
+            for indices in by_context([sequence.context for sequence in sequences], batch_size):
                 values[indices] = self.raw([sequences[index] for index in indices]).cpu()
                 if progress:
                     progress(len(indices))

@@ -21,7 +21,7 @@ from plaudit.feedback.records import Context, Feedback, Output, Text
 from plaudit.methods import DPO, SFT, EncodedPair, RewardConfig, encode_demonstrations, encode_pairs
 from plaudit.policies import CausalLM, Reference, Sample
 from plaudit.policies import Sequence as TokenSequence
-from plaudit.policies.base import by_length
+from plaudit.policies.base import by_context
 from plaudit.progress import console, track
 from plaudit.rewards import RewardModel
 from plaudit.training import RunFolder, train
@@ -276,7 +276,7 @@ def _judge(
 def sums_of_log_prob(policy: CausalLM, sequences: Sequence[TokenSequence], *, batch_size: int = 16) -> torch.Tensor:
     """log π of each output, summed over its tokens, in portions and without a gradient."""
     values = torch.empty(len(sequences))
-    for indices in by_length([len(sequence) for sequence in sequences], batch_size):
+    for indices in by_context([sequence.context for sequence in sequences], batch_size):
         values[indices] = policy.log_prob_of([sequences[index] for index in indices]).sum().cpu()
     return values
 

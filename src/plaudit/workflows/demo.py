@@ -40,7 +40,7 @@ class DemoConfig:
 
     run: Path | None = None
     model: str = QUICKSTART_MODEL
-    contexts: int = 128
+    contexts: int = 96
     outputs_per_context: int = 6
     rankings_per_context: int = 3
     held_out_contexts: int = 64
@@ -112,7 +112,7 @@ def align_settings(config: DemoConfig) -> AlignConfig:
         max_output_tokens=128,
         lora=LoRA(rank=16, alpha=32.0),
         training=replace(training, learning_rate=3e-4, max_steps=16),
-        judge_training=replace(training, learning_rate=3e-4, max_steps=16),
+        judge_training=replace(training, learning_rate=3e-4, max_steps=12),
         dpo=DPOConfig(beta=1.0),
         evaluation=replace(SAMPLING, contexts=config.held_out_contexts),
     )
