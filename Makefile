@@ -8,12 +8,12 @@ STAMP := $(VENV)/.installed
 .PHONY: run test lint install clean help
 
 help:
-	@echo "make run     install plaudit into .venv and run the demo: about 7 minutes on two cores after installation"
+	@echo "make run     install plaudit into .venv and run the demo: about 8 minutes on two cores after installation"
 	@echo "make test    install plaudit into .venv and run the tests: about 10 minutes on two cores"
 	@echo "make lint    check format, types and layers"
 
 run: $(STAMP)
-	@echo "==> Running the demo: about 7 minutes on two cores. Its report opens at the end."
+	@echo "==> Running the demo: about 8 minutes on two cores. Its report opens at the end."
 	$(BIN)/plaudit demo
 
 test: $(STAMP)

@@ -39,7 +39,7 @@ app.command(train_app)
 
 # Commands are loaded when they are called, so that --help and the store's commands do not wait for torch.
 _TRAINING, _FEEDBACK = "plaudit.cli.training_commands", "plaudit.cli.feedback_commands"
-app.command(f"{_TRAINING}:demo", name="demo", help="A small model learns from simulated people; about 7 minutes.")
+app.command(f"{_TRAINING}:demo", name="demo", help="A small model learns from simulated people; about 8 minutes.")
 app.command(f"{_FEEDBACK}:import_feedback", name="import", help="Read a file of feedback into a store.")
 app.command(f"{_FEEDBACK}:export", name="export", help="Write a store's feedback to a file.")
 app.command(f"{_TRAINING}:align", name="align", help="Improve a model with feedback, and report by how much.")

@@ -31,7 +31,7 @@ OpenReport = Annotated[bool, Parameter(name="--open", help="Open the report in a
 def demo(config: Annotated[DemoConfig, Parameter(name="*")] = DemoConfig(), *, open_report: OpenReport = True) -> None:
     """A small model learns from the feedback of simulated people, and the report shows by how much it got better.
 
-    Nothing is downloaded: the model comes with a package, the questions with plaudit. About 7 minutes on two cores.
+    Nothing is downloaded: the model comes with a package, the questions with plaudit. About 8 minutes on two cores.
 
     Examples:
         plaudit demo

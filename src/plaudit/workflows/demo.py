@@ -70,7 +70,7 @@ def demo(config: DemoConfig, *, resuming: bool = False) -> AlignResult:
     settings = align_settings(config)
     console.print(
         f"[bold]{config.model} learns from the feedback of simulated people to answer in plain language.[/bold]\n"
-        f"Everything goes into {config.run}. This takes about 7 minutes on two cores."
+        f"Everything goes into {config.run}. This takes about 8 minutes on two cores."
     )
     console.print(f"Loading {config.model} ...")
     policy = CausalLM.load(config.model, **settings.loading, seed=config.seed)

@@ -153,7 +153,7 @@ def test_one_step_is_dpo_with_a_uniform_reference(chosen, rejected, beta):
     """A uniform reference's log-probability is a constant that cancels, whatever the number of actions."""
     uniform_log_prob = -math.log(7)
     ours = cpl(row(chosen), yes(1), row(rejected), yes(1), beta=beta)
-    ratios = (torch.tensor([side - uniform_log_prob]).double() for side in (chosen, rejected))
+    ratios = (torch.tensor([side - uniform_log_prob], dtype=torch.float64) for side in (chosen, rejected))
     torch.testing.assert_close(ours, dpo(*ratios, beta=beta))
 
 
