@@ -181,7 +181,7 @@ class CausalLM:
             yield
 
     def _untrained(self) -> bool:
-        """Whether there are adapters that change nothing yet; then a third of sampling's time need not be spent on them."""
+        """Whether there are adapters that change nothing yet; then sampling need not spend time on them."""
         ends = [weight for name, weight in self.model.named_parameters() if ".lora_B.default." in name]
         return bool(ends) and not any(bool(weight.any()) for weight in ends)
 

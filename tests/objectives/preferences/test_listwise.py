@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from sklearn.metrics import dcg_score
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 
 from objectives.contract import Case, lengths_mask, normal, uniform
+from objectives.trl_peer import trl_dpo_each
 from plaudit.objectives.preferences import dpo
 from plaudit.objectives.preferences.listwise import (
     lipo_lambda,
@@ -96,62 +96,10 @@ def row(*values: float) -> torch.Tensor:
 
 
 def trl_dpo(log_ratio_chosen, log_ratio_rejected, beta, loss_type="sigmoid"):
-    """TRL's own loss of each pair, computed by DPOTrainer on outputs of a single token."""
-    dpo_trainer = pytest.importorskip("trl.trainer.dpo_trainer")
-    losses = []
-    for chosen, rejected in zip(log_ratio_chosen, log_ratio_rejected, strict=True):
-        per_token = torch.stack([chosen, rejected])[:, None]
-        outputs = SimpleNamespace(
-            log_probs=per_token,
-            entropy=torch.zeros(2, 1),
-            mean_logits=torch.zeros(2, 1),
-            is_top1=torch.zeros(2, 1, dtype=torch.bool),
-        )
-        model = SimpleNamespace(training=True)
-        same = SimpleNamespace(device="cpu", gather_for_metrics=lambda value: value, gather=lambda value: value)
-        trainer = SimpleNamespace(
-            model=model,
-            accelerator=same,
-            aux_loss_enabled=False,
-            ld_alpha=None,
-            precompute_ref_logps=True,
-            f_divergence_type="reverse_kl",
-            loss_types=[loss_type],
-            loss_weights=[1.0],
-            label_smoothing=0.0,
-            beta=beta,
-            use_weighting=False,
-            _total_train_tokens=0,
-            _tp_size=1,
-            _metrics={"train": {name: [] for name in TRL_METRICS}},
-            args=SimpleNamespace(),
-        )
-        ids = torch.zeros(2, 2, dtype=torch.long)
-        inputs = {
-            "input_ids": ids,
-            "attention_mask": torch.ones_like(ids),
-            "completion_mask": torch.tensor([[0, 1], [0, 1]]),
-            "ref_chosen_logps": torch.zeros(1, dtype=per_token.dtype),
-            "ref_rejected_logps": torch.zeros(1, dtype=per_token.dtype),
-        }
-        compute = dpo_trainer.DPOTrainer._compute_loss
-        losses.append(compute(trainer, lambda outputs=outputs, **_: outputs, inputs, False))
-    return torch.stack(losses)
-
-
-TRL_METRICS = (
-    "entropy",
-    "num_tokens",
-    "logits/chosen",
-    "logits/rejected",
-    "mean_token_accuracy",
-    "rewards/chosen",
-    "rewards/rejected",
-    "rewards/accuracies",
-    "rewards/margins",
-    "logps/chosen",
-    "logps/rejected",
-)
+    """TRL's own loss of each pair, on outputs of a single token."""
+    per_token = torch.cat([log_ratio_chosen, log_ratio_rejected])[:, None]
+    mask = torch.ones_like(per_token, dtype=torch.bool)
+    return trl_dpo_each(loss_type, per_token, torch.zeros_like(per_token), mask, beta=beta)
 
 
 def rows_of(call):
