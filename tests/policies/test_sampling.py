@@ -11,8 +11,10 @@ from scipy.stats import chisquare
 
 from plaudit.feedback.records import Context, Tokens
 from plaudit.policies import CausalLM, LoRA, Sampling, Sequence
-from plaudit.policies.decoding import sample_tokens, sampled_distribution
+from plaudit.policies.decoding import decode
+from plaudit.policies.distribution import penalise_repetition, sampled_distribution
 from plaudit.policies.packing import Packer
+from plaudit.policies.rows import AllowedTokens, Row, new_rows
 from plaudit.policies.scoring import TokenScorer
 
 from .conftest import ask, perturb
@@ -32,8 +34,51 @@ def as_sequence(policy: CausalLM, context: Context, ids: tuple[int, ...]) -> Seq
 
 def step_distributions(policy: CausalLM, sequence: Sequence, sampling: Sampling) -> torch.Tensor:
     """The distributions that a sample's tokens were drawn from, by one plain forward pass over the whole sample."""
-    logits = policy.model(torch.tensor([sequence.context + sequence.output])).logits[0]
-    return sampled_distribution(logits[len(sequence.context) - 1 : -1].float(), sampling)
+    whole = sequence.context + sequence.output
+    logits = policy.model(torch.tensor([whole])).logits[0, len(sequence.context) - 1 : -1].float()
+    seen = [torch.tensor(whole[: len(sequence.context) + step]) for step in range(len(logits))]
+    penalty = sampling.repetition_penalty
+    penalised = [penalise_repetition(*pair, penalty) for pair in zip(logits, seen, strict=True)]
+    return sampled_distribution(torch.stack(penalised), sampling).log()
+
+
+def sample_rows(
+    scorer: TokenScorer,
+    contexts: list[tuple[int, ...]],
+    n: int,
+    *,
+    seed: int = 0,
+    slots: int = 64,
+    stop_ids: frozenset[int] = frozenset(),
+    shares: bool = True,
+    sampling: Sampling = SHORT,
+) -> list[Row]:
+    """The engine on token ids; rows in their order, not that of their ends."""
+    rows = decode(
+        scorer,
+        new_rows(contexts, n, generator(seed)),
+        slots=slots,
+        sampling=sampling,
+        ends=lambda ids: ids[-1] in stop_ids,
+        device=torch.device("cpu"),
+        shares=shares,
+    )
+    return sorted(rows, key=lambda row: row.number)
+
+
+def printable(policy: CausalLM) -> AllowedTokens:
+    """Only tokens that write letters and digits."""
+    texts = {token: policy.encoder.text((token,)) for token in range(policy.model.config.vocab_size)}
+    allowed = [token for token, text in texts.items() if text.isascii() and text.isalnum()]
+    return AllowedTokens(lambda *_: allowed)
+
+
+def check_rows(policy: CausalLM, rows: list[Row]) -> None:
+    """Each row's log-probabilities are those of its own tokens alone."""
+    for row in rows:
+        ids = tuple(row.token_ids)
+        scored = policy.log_prob_of([Sequence(row.context, ids, (True,) * len(ids))]).per_step[0]
+        torch.testing.assert_close(torch.tensor(row.log_prob), scored, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("n", [1, 3])
@@ -55,9 +100,11 @@ def test_behaviour_log_probs_are_the_scored_ones(policy, n):
         Sampling(max_new_tokens=5, top_k=4),
         Sampling(max_new_tokens=5, top_p=0.5),
         Sampling(max_new_tokens=5, temperature=1.3, top_k=20, top_p=0.8),
+        Sampling(max_new_tokens=5, min_p=0.3),
+        Sampling(max_new_tokens=5, repetition_penalty=1.5),
         Sampling(max_new_tokens=5, temperature=0),
     ],
-    ids=["temperature", "top-k", "top-p", "all", "greedy"],
+    ids=["temperature", "top-k", "top-p", "all", "min-p", "repetition", "greedy"],
 )
 @torch.no_grad()
 def test_behaviour_log_probs_are_those_of_what_was_really_sampled_from(policy, sampling):
@@ -121,6 +168,29 @@ def test_groups_come_in_the_order_of_their_contexts_whatever_the_batches(policy)
         assert [[sample.token_ids for sample in group] for group in groups] == [[ids, ids] for ids in alone]
 
 
+def test_samples_do_not_depend_on_how_many_go_side_by_side(policy):
+    """Each row has random numbers of its own; its logits differ by rounding, far below what these draws notice."""
+    whole = policy.sample(CONTEXTS, 5, generator=generator(3), sampling=SHORT)
+    for batch_size in (1, 2, 4, 7):
+        found = policy.sample(CONTEXTS, 5, generator=generator(3), sampling=SHORT, batch_size=batch_size)
+        assert [[s.token_ids for s in group] for group in found] == [[s.token_ids for s in group] for group in whole]
+
+
+def test_outputs_are_streamed_as_they_end(policy):
+    """The first comes while others go on, and the policy can be used in between."""
+    settings = {"sampling": Sampling(max_new_tokens=30, stop=tuple("aeiou")), "processors": [printable(policy)]}
+    found = {}
+    for context, place, sample in policy.stream(CONTEXTS, 6, generator=generator(5), **settings):
+        assert (context, place) not in found
+        found[context, place] = sample
+        policy.log_prob_of([as_sequence(policy, CONTEXTS[context], sample.token_ids)])
+    lengths = [len(sample.token_ids) for sample in found.values()]
+    assert lengths == sorted(lengths)
+    assert lengths[0] < lengths[-1]
+    whole = policy.sample(CONTEXTS, 6, generator=generator(5), **settings)
+    assert [[found[c, p] for p in range(6)] for c in range(len(CONTEXTS))] == whole
+
+
 def test_no_contexts_no_samples(policy):
     assert policy.sample([], 2, generator=generator()) == []
     with pytest.raises(ValueError, match="n: expected a whole number >= 1, got 0"):
@@ -133,28 +203,61 @@ def test_no_contexts_no_samples(policy):
 @pytest.mark.parametrize("packs", [True, False], ids=["packed", "padded"])
 @torch.no_grad()
 def test_rows_end_at_their_first_stop_token_and_the_others_go_on(policy, packs):
-    """A third of the vocabulary stops, so rows leave at different steps; those that stay must keep their own cache."""
-    stop_ids = frozenset(range(0, policy.model.config.vocab_size, 3))
+    """A fifth of the vocabulary stops, so rows leave at different steps; those that stay must keep their own cache."""
+    stop_ids = frozenset(range(0, policy.model.config.vocab_size, 5))
     sampling = Sampling(max_new_tokens=12)
     contexts = [policy.encoder.context(context) for context in CONTEXTS]
-    drawn = sample_tokens(
-        policy.scorer,
-        contexts,
-        8,
-        sampling=sampling,
-        stop_ids=stop_ids,
-        generator=generator(),
-        device=policy.device,
-        packs=packs,
-    )
-    lengths = [len(ids) for ids, _ in drawn]
+    rows = sample_rows(policy.scorer, contexts, 8, sampling=sampling, stop_ids=stop_ids, shares=packs)
+    lengths = [len(row.token_ids) for row in rows]
     assert min(lengths) < 3
     assert max(lengths) > 5
-    for number, (ids, log_prob) in enumerate(drawn):
-        assert not stop_ids & set(ids[:-1])
-        assert ids[-1] in stop_ids or len(ids) == sampling.max_new_tokens
-        scored = policy.log_prob_of([Sequence(contexts[number // 8], ids, (True,) * len(ids))]).per_step[0]
-        torch.testing.assert_close(torch.tensor(log_prob), scored, rtol=0, atol=1e-4)
+    for number, row in enumerate(rows):
+        assert row.context == contexts[number // 8]
+        assert not stop_ids & set(row.token_ids[:-1])
+        assert row.token_ids[-1] in stop_ids or len(row.token_ids) == sampling.max_new_tokens
+    check_rows(policy, rows)
+
+
+@pytest.mark.parametrize("length", [1, 2, 5], ids=lambda n: f"{n} characters")
+def test_an_output_ends_with_its_first_stop_string(policy, length):
+    """Strings that this output really holds, wherever its tokens cut them; its tokens stay, its text ends before."""
+    sampling = Sampling(max_new_tokens=20)
+    letters = printable(policy)
+    (free,) = policy.sample(CONTEXTS[:1], 1, generator=generator(1), sampling=sampling, processors=[letters])[0]
+    decoded = policy.encoder.text(free.token_ids)
+    for start in range(len(decoded) - length + 1):
+        stop = decoded[start : start + length]
+        limited = Sampling(max_new_tokens=20, stop=("never said", stop))
+        found = policy.sample(CONTEXTS[:1], 1, generator=generator(1), sampling=limited, processors=[letters])
+        sample = found[0][0]
+        assert sample.token_ids == free.token_ids[: len(sample.token_ids)]
+        assert sample.finished
+        assert stop in policy.encoder.text(sample.token_ids)
+        assert stop not in policy.encoder.text(sample.token_ids[:-1])
+        assert sample.text == decoded[: decoded.index(stop)].strip()
+
+
+@torch.no_grad()
+def test_only_allowed_tokens_are_drawn_and_their_log_probs_are_those_among_them(policy):
+    """A little automaton: a token's successors are two numbers above it."""
+
+    def allowed(context: tuple[int, ...], output: tuple[int, ...]) -> list[int]:
+        last = output[-1] if output else 10
+        return [last + 1, last + 2]
+
+    processors = [AllowedTokens(allowed)]
+    groups = policy.sample(CONTEXTS, 4, generator=generator(), sampling=SHORT, processors=processors)
+    for context, group in zip(CONTEXTS, groups, strict=True):
+        for sample in group:
+            steps = torch.tensor((10, *sample.token_ids)).diff()
+            assert set(steps.tolist()) <= {1, 2}
+            sequence = as_sequence(policy, context, sample.token_ids)
+            whole = step_distributions(policy, sequence, SHORT)
+            for step, (token, value) in enumerate(zip(sample.token_ids, sample.log_prob, strict=True)):
+                among = whole[step, allowed((), sample.token_ids[:step])]
+                assert value == pytest.approx(float(whole[step, token] - among.logsumexp(-1)), abs=1e-4)
+    with pytest.raises(ValueError, match="allowed: expected at least one token"):
+        policy.sample(CONTEXTS, 1, generator=generator(), processors=[AllowedTokens(lambda *_: ())])
 
 
 def test_an_output_is_finished_when_it_stopped_by_itself(policy):
@@ -188,18 +291,17 @@ def test_contexts_side_by_side_are_sampled_as_alone(family):
     scorer = TokenScorer(model)
     source = generator()
     contexts = [tuple(torch.randint(2, 60, (length,), generator=source).tolist()) for length in (1, 9, 3, 14)]
-    settings = {"sampling": Sampling(max_new_tokens=8), "stop_ids": frozenset({1}), "device": torch.device("cpu")}
-    settings["packs"] = packs
-    side_by_side = sample_tokens(scorer, contexts, 2, generator=generator(1), **settings)
-    for number, (ids, log_prob) in enumerate(side_by_side):
-        whole = contexts[number // 2] + ids
+    settings = {"stop_ids": frozenset({1}), "shares": packs}
+    for row in sample_rows(scorer, contexts, 2, slots=5, sampling=Sampling(max_new_tokens=8), **settings):
+        whole = (*row.context, *row.token_ids)
         logits = scorer.model(torch.tensor([whole])).logits[0].float().log_softmax(-1)
-        expected = logits[len(whole) - len(ids) - 1 : -1].gather(-1, torch.tensor(ids)[:, None]).squeeze(-1)
-        torch.testing.assert_close(torch.tensor(log_prob), expected, rtol=0, atol=1e-4)
-    greedy = {**settings, "sampling": Sampling(max_new_tokens=8, temperature=0)}
-    together = sample_tokens(scorer, contexts, 1, generator=generator(), **greedy)
-    alone = [sample_tokens(scorer, [context], 1, generator=generator(), **greedy)[0] for context in contexts]
-    assert [ids for ids, _ in together] == [ids for ids, _ in alone]
+        ids = torch.tensor(row.token_ids)
+        expected = logits[len(row.context) - 1 : -1].gather(-1, ids[:, None]).squeeze(-1)
+        torch.testing.assert_close(torch.tensor(row.log_prob), expected, rtol=0, atol=1e-4)
+    settings["sampling"] = Sampling(max_new_tokens=8, temperature=0)
+    together = sample_rows(scorer, contexts, 1, **settings)
+    alone = [sample_rows(scorer, [context], 1, **settings)[0] for context in contexts]
+    assert [row.token_ids for row in together] == [row.token_ids for row in alone]
 
 
 @torch.no_grad()
@@ -215,27 +317,35 @@ def test_a_policy_samples_alike_with_gradient_checkpointing_and_after_scoring(ti
 # --- the cache ------------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=15)
-@given(st.lists(st.integers(1, 12), min_size=1, max_size=4), st.integers(1, 4), st.integers(0, 1000), st.integers(2, 9))
-def test_rows_that_leave_never_mix_those_that_stay(policy, lengths, n, seed, every):
-    """Whatever prompts, rows and ends: each sample's log-probabilities are those of its own tokens alone."""
+@settings(deadline=None, max_examples=25)
+@given(
+    st.lists(st.integers(1, 12), min_size=1, max_size=5),
+    st.integers(1, 4),
+    st.integers(1, 20),
+    st.integers(0, 1000),
+    st.integers(2, 9),
+)
+@torch.no_grad()
+def test_rows_that_leave_and_join_never_mix_with_those_that_stay(policy, lengths, n, slots, seed, every):
+    """Whatever prompts, rows, slots and ends: every row comes once, and its log-probabilities are its own."""
     source = generator(seed)
     vocabulary = policy.model.config.vocab_size
     contexts = [tuple(torch.randint(3, vocabulary, (length,), generator=source).tolist()) for length in lengths]
-    with torch.no_grad():
-        drawn = sample_tokens(
-            policy.scorer,
-            contexts,
-            n,
-            sampling=Sampling(max_new_tokens=9),
-            stop_ids=frozenset(range(0, vocabulary, every)),
-            generator=source,
-            device=policy.device,
-            packs=True,
-        )
-        for number, (ids, log_prob) in enumerate(drawn):
-            scored = policy.log_prob_of([Sequence(contexts[number // n], ids, (True,) * len(ids))]).per_step[0]
-            torch.testing.assert_close(torch.tensor(log_prob), scored, rtol=0, atol=1e-4)
+    stop_ids = frozenset(range(0, vocabulary, every))
+    rows = sample_rows(
+        policy.scorer, contexts, n, seed=seed, slots=slots, stop_ids=stop_ids, sampling=Sampling(max_new_tokens=9)
+    )
+    assert [row.number for row in rows] == list(range(len(contexts) * n))
+    assert all(row.context == contexts[row.number // n] for row in rows)
+    check_rows(policy, rows)
+
+
+@torch.no_grad()
+def test_outputs_may_be_longer_than_the_room_they_begin_with(policy):
+    """The room doubles at 64 tokens; rows of different ages, since a slot is taken over."""
+    rows = sample_rows(policy.scorer, [(5, 6, 7), (8, 9)], 3, slots=4, sampling=Sampling(max_new_tokens=150))
+    assert {len(row.token_ids) for row in rows} == {150}
+    check_rows(policy, rows)
 
 
 def test_fresh_adapters_are_left_out_while_sampling_and_trained_ones_are_not(tiny_model):

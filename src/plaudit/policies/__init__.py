@@ -5,5 +5,19 @@ from plaudit.policies.causal_lm import CausalLM
 from plaudit.policies.encoding import Encoder, Sequence
 from plaudit.policies.loading import QUICKSTART_MODEL, LoRA
 from plaudit.policies.reference import Reference
+from plaudit.policies.rows import AllowedTokens, LogitsProcessor, Row
 
-__all__ = ["QUICKSTART_MODEL", "CausalLM", "Encoder", "LoRA", "LogProb", "Reference", "Sample", "Sampling", "Sequence"]
+__all__ = [
+    "QUICKSTART_MODEL",
+    "AllowedTokens",
+    "CausalLM",
+    "Encoder",
+    "LoRA",
+    "LogProb",
+    "LogitsProcessor",
+    "Reference",
+    "Row",
+    "Sample",
+    "Sampling",
+    "Sequence",
+]

@@ -34,14 +34,20 @@ class LogProb:
 class Sampling:
     """How outputs are sampled.
 
-    `temperature` divides the logits (0 takes the most likely token); `top_k` and `top_p` keep the k likeliest tokens and the
-    smallest set of tokens with probability `top_p`, in this order, after the temperature.
+    In this order: `repetition_penalty` divides the positive and multiplies the negative logits of tokens that the context or
+    the output holds already; `temperature` divides the logits (0 takes the most likely token); `top_k` and `top_p` keep the k
+    likeliest tokens and the smallest set of tokens with probability `top_p`; `min_p` keeps the tokens with at least that share
+    of the likeliest one's probability. An output ends with a token that ends a turn, with the first of the `stop` strings
+    (which its text then lacks, its tokens do not), or after `max_new_tokens`.
     """
 
     max_new_tokens: int = 256
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int | None = None
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for field, good, expected in (
@@ -49,13 +55,18 @@ class Sampling:
             ("temperature", 0 <= self.temperature < float("inf"), "a number >= 0"),
             ("top_p", 0 < self.top_p <= 1, "a number in (0, 1]"),
             ("top_k", self.top_k is None or self.top_k >= 1, "a whole number >= 1, or nothing for all tokens"),
+            ("min_p", 0 <= self.min_p < 1, "a number in [0, 1)"),
+            ("repetition_penalty", 0 < self.repetition_penalty < float("inf"), "a number > 0"),
+            ("stop", isinstance(self.stop, tuple) and all(self.stop), "a tuple of strings, none of them empty"),
         ):
             if not good:
-                raise ConfigError(f"{field}: expected {expected}, got {getattr(self, field)}")
+                raise ConfigError(f"{field}: expected {expected}, got {getattr(self, field)!r}")
 
     def settings(self) -> dict[str, Any]:
-        """The settings as a feedback record's producer stores them."""
-        return {name: getattr(self, name) for name in self.__slots__ if getattr(self, name) is not None}
+        """The settings as a feedback record's producer stores them; those that change nothing are left out."""
+        idle = {"top_k": None, "min_p": 0.0, "repetition_penalty": 1.0, "stop": ()}
+        values = {name: getattr(self, name) for name in self.__slots__}
+        return {name: value for name, value in values.items() if name not in idle or value != idle[name]}
 
 
 @dataclass(frozen=True, slots=True)

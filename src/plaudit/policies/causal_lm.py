@@ -14,8 +14,8 @@ from torch import nn
 
 from plaudit.errors import PolicyError
 from plaudit.feedback.records import Context, Output, Producer, Tokens
-from plaudit.policies.base import LogProb, Sample, Sampling, by_length
-from plaudit.policies.decoding import sample_tokens
+from plaudit.policies.base import LogProb, Sample, Sampling
+from plaudit.policies.decoding import decode
 from plaudit.policies.encoding import Encoder, Sequence
 from plaudit.policies.loading import (
     DType,
@@ -28,6 +28,7 @@ from plaudit.policies.loading import (
     save_adapters,
 )
 from plaudit.policies.packing import Packer
+from plaudit.policies.rows import LogitsProcessor, new_rows
 from plaudit.policies.scoring import TokenScorer, causal_lm_of, padded_log_prob
 
 
@@ -129,39 +130,66 @@ class CausalLM:
         generator: torch.Generator,
         sampling: Sampling | None = None,
         batch_size: int = 64,
+        processors: Rows[LogitsProcessor] = (),
     ) -> list[list[Sample]]:
         """Sample n outputs of each context, in the order of the contexts.
 
         Args:
             contexts: what to ask.
             n: outputs of each context.
-            generator: a CPU generator; the same generator state, contexts and batch size give the same samples.
-            sampling: temperature, top-p, top-k and the length limit.
+            generator: a CPU generator; the same generator state, contexts and n give the same samples, whatever the batch
+                size, but for rounding (see `plaudit.policies.decoding.decode`).
+            sampling: temperature, top-p, top-k, ..., and the length limit.
             batch_size: rows that are sampled side by side.
+            processors: change the logits before each draw, such as `AllowedTokens` for constrained decoding.
+        """
+        found: list[list[Sample | None]] = [[None] * n for _ in contexts]
+        for index, place, sample in self.stream(
+            contexts, n, generator=generator, sampling=sampling, batch_size=batch_size, processors=processors
+        ):
+            found[index][place] = sample
+        return [[sample for sample in group if sample is not None] for group in found]
+
+    def stream(
+        self,
+        contexts: Rows[Context],
+        n: int,
+        *,
+        generator: torch.Generator,
+        sampling: Sampling | None = None,
+        batch_size: int = 64,
+        processors: Rows[LogitsProcessor] = (),
+    ) -> Iterator[tuple[int, int, Sample]]:
+        """The same, as each output ends: the context's index, which of its n outputs it is, and the output.
+
+        So a verifier can look at the first outputs while the last are being sampled.
         """
         if n < 1:
             raise ValueError(f"n: expected a whole number >= 1, got {n}")
         sampling = sampling or Sampling()
         encoded = [self.encoder.context(context) for context in contexts]
-        results: list[list[Sample]] = [[] for _ in contexts]
-        scorer = _unwrapped(self.scorer)
-        for indices in by_length([len(ids) for ids in encoded], max(1, batch_size // n)):
-            with self.without_adapters() if self._untrained() else contextlib.nullcontext():
-                drawn = sample_tokens(
-                    scorer,
-                    [encoded[index] for index in indices],
-                    n,
-                    sampling=sampling,
-                    stop_ids=self.encoder.stop_ids,
-                    generator=generator,
-                    device=self.device,
-                    packs=self.packer.fits(max(len(encoded[index]) for index in indices) + sampling.max_new_tokens),
-                )
-            for position, index in enumerate(indices):
-                for ids, log_prob in drawn[position * n : (position + 1) * n]:
-                    finished = ids[-1] in self.encoder.stop_ids
-                    results[index].append(Sample(ids, self.encoder.text(ids).strip(), log_prob, finished))
-        return results
+        rows = new_rows(encoded, n, generator)
+        ends = self.encoder.ends(sampling.stop)
+        outputs = decode(
+            _unwrapped(self.scorer),
+            rows,
+            slots=batch_size,
+            sampling=sampling,
+            ends=ends,
+            device=self.device,
+            shares=self.packer.fits(max(map(len, encoded), default=0) + sampling.max_new_tokens),
+            processors=processors,
+        )
+        idle = self._untrained()
+        while True:
+            # not around the loop: whoever asks for the outputs may use the policy between two of them
+            with self.without_adapters() if idle else contextlib.nullcontext():
+                row = next(outputs, None)
+            if row is None:
+                return
+            ids = tuple(row.token_ids)
+            text = self.encoder.text_before(ids, sampling.stop)
+            yield row.prompt, row.number % n, Sample(ids, text, tuple(row.log_prob), ends(ids))
 
     def output(self, sample: Sample, sampling: Sampling) -> Output:
         """A sample as the output of a feedback record, with its tokens and what made it."""

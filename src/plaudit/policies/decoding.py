@@ -1,8 +1,9 @@
-"""Sampling one token after another: a prompt is prefilled once for all its samples, and finished rows leave the batch."""
+"""Sampling one token after another: a prompt is read once for all its rows, and rows that end make room for others."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Rows
 from typing import Any
 
@@ -11,151 +12,139 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from plaudit.policies.base import Sampling
-from plaudit.policies.encoding import TokenIds
+from plaudit.policies.distribution import draw, penalise_repetition, sampled_distribution
 from plaudit.policies.prefix_cache import PrefixCache
+from plaudit.policies.rows import LogitsProcessor, Row
 from plaudit.policies.scoring import TokenScorer
 
+_WORTH = 8  # rows join, or the others are moved together, when an eighth of the slots is free
 
-def sampled_distribution(logits: Float[Tensor, "N V"], sampling: Sampling) -> Float[Tensor, "N V"]:
-    """Log-probabilities of the distribution that is really sampled from: after temperature, top-k and top-p, renormalised.
 
-    Tokens that are cut have log-probability -inf. At temperature 0 the likeliest token has log-probability 0.
+def decode(
+    scorer: TokenScorer,
+    rows: Rows[Row],
+    *,
+    slots: int,
+    sampling: Sampling,
+    ends: Callable[[Rows[int]], bool],
+    device: torch.device,
+    shares: bool,
+    processors: Rows[LogitsProcessor] = (),
+) -> Iterator[Row]:
+    """Sample the rows to their ends; yields each as it ends.
+
+    What is drawn for a row depends on its own random numbers and its own logits only. Logits depend on the rows beside it by
+    rounding alone: a token differs where a uniform number falls within rounding of an edge between two tokens.
+
+    Args:
+        scorer: the model.
+        rows: the outputs to sample, from `plaudit.policies.rows.new_rows`.
+        slots: how many rows go side by side.
+        sampling: settings.
+        ends: whether an output with these token ids has ended.
+        device: where the model lies.
+        shares: whether the scorer's trunk attends over trees, see `plaudit.policies.packing`; where it does not, a row that
+            waits is let in only when all others have ended.
+        processors: change the logits, one after another, before the temperature and after the penalty on repetition.
     """
-    if sampling.temperature == 0:
-        best = logits.argmax(-1, keepdim=True)
-        return torch.full_like(logits, -torch.inf).scatter(-1, best, 0.0)
-    log_prob = torch.log_softmax(logits.float() / sampling.temperature, -1)
-    if sampling.top_k is not None and sampling.top_k < log_prob.shape[-1]:
-        values, kept = log_prob.topk(sampling.top_k, -1)  # k of them also where several are equally likely
-        log_prob = torch.full_like(log_prob, -torch.inf).scatter(-1, kept, torch.log_softmax(values, -1))
-    if sampling.top_p < 1:
-        ordered, order = log_prob.sort(-1, descending=True)
-        before = ordered.exp().cumsum(-1) - ordered.exp()
-        cut = torch.zeros_like(ordered, dtype=torch.bool).scatter(-1, order, before >= sampling.top_p)
-        log_prob = torch.log_softmax(log_prob.masked_fill(cut, -torch.inf), -1)
-    return log_prob
+    waiting = deque(sorted(rows, key=lambda row: (-len(row.context), row.number)))
+    slots = min(slots, len(waiting))
+    cache: PrefixCache | _PaddedCache
+    if shares:
+        cache = PrefixCache(scorer, list(waiting), slots=slots, capacity=sampling.max_new_tokens, device=device)
+    else:
+        cache = _PaddedCache(scorer, slots, device)
+    seats: list[Row | None] = [None] * slots
+    next_ids = torch.zeros(slots, dtype=torch.long)
+    while waiting or any(seats):
+        free = [slot for slot, row in enumerate(seats) if row is None]
+        empty = len(free) == len(seats)
+        with torch.inference_mode():  # not around a yield: it would reach whoever asks for the rows
+            if waiting and (empty or (cache.refills and _WORTH * len(free) >= len(seats))):
+                places = free[: len(waiting)]
+                for slot in places:
+                    seats[slot] = waiting.popleft()
+                logits = cache.admit([row for slot in places if (row := seats[slot])], places)
+            else:
+                places = [slot for slot, row in enumerate(seats) if row is not None]
+                if not waiting and _WORTH * len(free) > len(seats):
+                    cache.compact(places)
+                    seats, next_ids = [seats[slot] for slot in places], next_ids[places]
+                    places = list(range(len(seats)))
+                logits = cache.step(next_ids)[places]
+            going = [row for slot in places if (row := seats[slot])]
+            next_ids[places] = _extend(going, logits, sampling, processors)
+        for slot, row in zip(places, going, strict=True):
+            if ends(row.token_ids) or len(row.token_ids) == sampling.max_new_tokens:
+                seats[slot] = None
+                cache.release(slot)
+                yield row
 
 
-def draw(log_prob: Float[Tensor, "N V"], generator: torch.Generator) -> Int[Tensor, "N 1"]:
-    """One token per row by inverting the cumulative distribution at one uniform number per row.
-
-    `torch.multinomial` draws one exponential per token of the vocabulary, which costs more than a small model's forward.
-    A token of probability 0 is never drawn: its cumulative value equals its predecessor's, and where a GPU's parallel sum
-    rounds it up nevertheless, the likeliest token stands in.
-    """
-    cumulative = log_prob.exp().cumsum(-1)
-    uniform = torch.rand(len(log_prob), 1, generator=generator, dtype=torch.float64).to(cumulative)
-    total = cumulative[:, -1:]
-    target = (uniform * total).clamp(max=torch.nextafter(total, torch.zeros_like(total)))
-    drawn = torch.searchsorted(cumulative, target, right=True)
-    impossible = log_prob.gather(-1, drawn) == -torch.inf
-    if bool(impossible.any()):
-        drawn = torch.where(impossible, log_prob.argmax(-1, keepdim=True), drawn)
+def _extend(
+    rows: list[Row], logits: Float[Tensor, "N V"], sampling: Sampling, processors: Rows[LogitsProcessor]
+) -> Int[Tensor, " N"]:
+    """Draw the next token of each row."""
+    if sampling.repetition_penalty != 1:
+        seen = [torch.tensor([*row.context, *row.token_ids], device=logits.device) for row in rows]
+        penalty = sampling.repetition_penalty
+        logits = torch.stack([penalise_repetition(*pair, penalty) for pair in zip(logits, seen, strict=True)])
+    for processor in processors:
+        logits = processor(rows, logits)
+    probability = sampled_distribution(logits, sampling)
+    uniform = torch.tensor([row.uniform.random() for row in rows], dtype=torch.float64, device=logits.device)
+    drawn = draw(probability, uniform)
+    log_prob = probability.gather(-1, drawn[:, None])[:, 0].log().tolist()
+    for row, token, value in zip(rows, drawn.tolist(), log_prob, strict=True):
+        row.token_ids.append(token)
+        row.log_prob.append(value)
     return drawn.cpu()
 
 
-@torch.inference_mode()
-def sample_tokens(
-    scorer: TokenScorer,
-    contexts: Rows[TokenIds],
-    n: int,
-    *,
-    sampling: Sampling,
-    stop_ids: frozenset[int],
-    generator: torch.Generator,
-    device: torch.device,
-    packs: bool = False,
-) -> list[tuple[TokenIds, tuple[float, ...]]]:
-    """Sample n continuations of each context; returns (token ids, log-probabilities), context by context.
+class _PaddedCache:
+    """The same for a trunk that cannot be told about trees, with the model's own cache: all rows in step."""
 
-    `packs` says that the scorer's trunk attends over trees, see `plaudit.policies.packing`.
-    """
-    rows = len(contexts) * n
-    tokens: list[list[int]] = [[] for _ in range(rows)]
-    log_probs: list[list[float]] = [[] for _ in range(rows)]
-    alive = torch.arange(rows)
-    decode: _Decoder | _PackedDecoder
-    if packs:
-        decode = _PackedDecoder(scorer, contexts, n, device, capacity=sampling.max_new_tokens)
-    else:
-        decode = _Decoder(scorer, contexts, n, device)
-    for step, distribution in enumerate(decode):
-        log_prob = sampled_distribution(distribution, sampling)
-        drawn = draw(log_prob, generator)
-        values = log_prob.gather(-1, drawn.to(device)).squeeze(-1).tolist()
-        chosen = drawn.squeeze(-1).tolist()
-        for row, token, value in zip(alive.tolist(), chosen, values, strict=True):
-            tokens[row].append(token)
-            log_probs[row].append(value)
-        going = torch.tensor([index for index, token in enumerate(chosen) if token not in stop_ids], dtype=torch.long)
-        alive = alive[going]
-        if len(alive) == 0 or step + 1 == sampling.max_new_tokens:
-            break
-        decode.advance(drawn[going], going)
-    return [(tuple(ids), tuple(values)) for ids, values in zip(tokens, log_probs, strict=True)]
+    refills = False
 
+    def __init__(self, scorer: TokenScorer, slots: int, device: torch.device) -> None:
+        self._scorer, self._slots, self._device = scorer, slots, device
+        self._cache: Any = None
+        self._mask = torch.zeros(0, 0, dtype=torch.long)
 
-class _PackedDecoder:
-    """Prompts read once each, and the rows still alive. Iterating gives the next token's logits, [alive, V]."""
+    def admit(self, rows: list[Row], slots: list[int]) -> Float[Tensor, "N V"]:
+        prompts = {row.prompt: row.context for row in rows}
+        length = max(map(len, prompts.values()))
+        ids = torch.zeros(len(prompts), length, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for place, context in enumerate(prompts.values()):  # padded on the left: every row continues in the same column
+            ids[place, length - len(context) :] = torch.tensor(context)
+            mask[place, length - len(context) :] = 1
+        self._cache, self._mask = None, mask
+        logits = self._forward(ids, (mask.cumsum(-1) - 1).clamp(min=0))
+        order = list(prompts)
+        places = torch.tensor([order.index(row.prompt) for row in rows])
+        seated = torch.zeros(self._slots, dtype=torch.long)  # a slot that stays free continues the first prompt
+        seated[slots] = places
+        self._select(seated)
+        return logits[places.to(logits.device)]
 
-    def __init__(
-        self, scorer: TokenScorer, contexts: Rows[TokenIds], n: int, device: torch.device, *, capacity: int
-    ) -> None:
-        self.scorer = scorer
-        rows = [prompt for prompt in range(len(contexts)) for _ in range(n)]
-        self.cache = PrefixCache(list(contexts), rows, capacity, device=device)
-        self.alive = torch.arange(len(rows))
-        self.next_ids: Int[Tensor, " N"] = torch.zeros(len(rows), dtype=torch.long)
+    def step(self, token_ids: Int[Tensor, " S"]) -> Float[Tensor, "S V"]:
+        self._mask = torch.nn.functional.pad(self._mask, (0, 1), value=1)
+        return self._forward(token_ids[:, None], self._mask.sum(-1, keepdim=True) - 1)
 
-    def __iter__(self) -> Iterator[Float[Tensor, "N V"]]:
-        yield self.scorer.packed_logits(self.cache.inputs, self.cache.ends)
-        while True:
-            yield self.scorer.packed_logits(self.cache.next_inputs(self.next_ids), self.alive.to(self.cache.device))
+    def release(self, slot: int) -> None:
+        """Its keys stay until the others are moved together."""
 
-    def advance(self, drawn: Int[Tensor, "N 1"], going: Int[Tensor, " N"]) -> None:
-        """Append the drawn tokens of the rows that go on. Others stay in the cache until they are an eighth of it."""
-        self.alive = self.alive[going]
-        if len(self.alive) < 7 / 8 * self.cache.rows:
-            self.cache.keep(self.alive)
-            self.alive = torch.arange(len(self.alive))
-        self.next_ids = torch.zeros(self.cache.rows, dtype=torch.long)
-        self.next_ids[self.alive] = drawn.squeeze(-1)
+    def compact(self, slots: list[int]) -> None:
+        self._slots = len(slots)
+        self._select(torch.tensor(slots))
 
+    def _select(self, places: Int[Tensor, " M"]) -> None:
+        self._cache.batch_select_indices(places.to(self._device))
+        self._mask = self._mask[places]
 
-class _Decoder:
-    """The same for a trunk that cannot be told about trees, with the model's own cache."""
-
-    def __init__(self, scorer: TokenScorer, contexts: Rows[TokenIds], n: int, device: torch.device) -> None:
-        self.scorer, self.device, self.n = scorer, device, n
-        length = max(len(context) for context in contexts)
-        ids = torch.zeros(len(contexts), length, dtype=torch.long)
-        self.attention_mask = torch.zeros_like(ids)
-        for row, context in enumerate(contexts):  # padded on the left, so that every row continues in the same column
-            ids[row, length - len(context) :] = torch.tensor(context)
-            self.attention_mask[row, length - len(context) :] = 1
-        self.next_ids: Int[Tensor, "N S"] = ids
-        self.cache: Any = None
-
-    def __iter__(self) -> Iterator[Float[Tensor, "N V"]]:
-        prompt_positions = (self.attention_mask.cumsum(-1) - 1).clamp(min=0)
-        logits = self._forward(prompt_positions)
-        if self.n > 1:
-            self.cache.batch_repeat_interleave(self.n)
-            self.attention_mask = self.attention_mask.repeat_interleave(self.n, 0)
-        yield logits.repeat_interleave(self.n, 0)
-        while True:
-            yield self._forward(self.attention_mask.sum(-1, keepdim=True) - 1)
-
-    def advance(self, drawn: Int[Tensor, "N 1"], going: Int[Tensor, " N"]) -> None:
-        """Append the drawn tokens of the rows that go on, and drop the others."""
-        if len(going) < len(self.attention_mask):
-            self.cache.batch_select_indices(going.to(self.device))
-            self.attention_mask = self.attention_mask[going]
-        self.attention_mask = torch.nn.functional.pad(self.attention_mask, (0, 1), value=1)
-        self.next_ids = drawn
-
-    def _forward(self, positions: Tensor) -> Float[Tensor, "N V"]:
-        logits, self.cache = self.scorer.next_logits(
-            self.next_ids.to(self.device), self.attention_mask.to(self.device), positions.to(self.device), self.cache
+    def _forward(self, token_ids: Int[Tensor, "N S"], positions: Int[Tensor, "N S"]) -> Float[Tensor, "N V"]:
+        logits, self._cache = self._scorer.next_logits(
+            token_ids.to(self._device), self._mask.to(self._device), positions.to(self._device), self._cache
         )
         return logits

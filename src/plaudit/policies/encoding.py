@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -138,6 +140,26 @@ class Encoder:
     def text(self, ids: TokenIds) -> str:
         """What a person reads of an output's tokens."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+
+    def text_before(self, ids: TokenIds, stop: Rows[str]) -> str:
+        """The same, up to the first of the strings that end an output."""
+        text = self.text(ids)
+        return text[: min((place for string in stop if (place := text.find(string)) >= 0), default=len(text))].strip()
+
+    def ends(self, stop: Rows[str] = ()) -> Callable[[Rows[int]], bool]:
+        """Says of an output's token ids whether its last one ends it: a stop token, or the end of one of these strings."""
+        # every token but the first of the tail, whose spelling may depend on what precedes it, writes at least one byte
+        reach = max((len(string.encode()) for string in stop), default=0) + 1
+
+        def ended(ids: Rows[int]) -> bool:
+            if ids[-1] in self.stop_ids:
+                return True
+            if not stop:
+                return False
+            tail = self.text(tuple(ids[-reach:]))
+            return any(string in tail for string in stop)
+
+        return ended
 
     def _turn(self, text: str, *, transcript: bool) -> tuple[TokenIds, tuple[bool, ...]]:
         said = f" {text}" if transcript else text  # what follows "Assistant:"

@@ -174,7 +174,7 @@ def attend(
     if unknown:  # capped scores, sinks, biases, dropout
         raise NotImplementedError(f"attention over a tree knows nothing of {', '.join(unknown)}")
     scale = options.get("scaling") or query.shape[-1] ** -0.5
-    if cache is not None and cache.step >= 0:
+    if cache is not None and cache.plan is None:
         return cache.attend(module.layer_idx, query, key, value, scale).transpose(1, 2), None
     if cache is not None:
         cache.keep_prompts(module.layer_idx, key, value)

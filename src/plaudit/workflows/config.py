@@ -32,6 +32,10 @@ class EvaluationConfig:
         max_new_tokens: length limit of an answer, in tokens.
         temperature: of sampling; 1 samples from the model itself.
         top_p: smallest set of tokens with this probability is sampled from.
+        top_k: so many of the likeliest tokens are sampled from; by default all.
+        min_p: tokens with at least this share of the likeliest one's probability are sampled from.
+        repetition_penalty: above 1, tokens that were there before get less likely.
+        stop: strings that end an answer, besides the model's own end of a turn.
         batch_size: answers sampled side by side.
     """
 
@@ -40,6 +44,10 @@ class EvaluationConfig:
     max_new_tokens: int = 256
     temperature: float = 1.0
     top_p: float = 1.0
+    top_k: int | None = None
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    stop: tuple[str, ...] = ()
     batch_size: int = 64
 
     def __post_init__(self) -> None:
@@ -51,7 +59,7 @@ class EvaluationConfig:
     @property
     def sampling(self) -> Sampling:
         """The sampler's settings."""
-        return Sampling(max_new_tokens=self.max_new_tokens, temperature=self.temperature, top_p=self.top_p)
+        return Sampling(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Sampling)})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,17 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from plaudit.errors import ConfigError
-from plaudit.policies import Sampling, decoding
+from plaudit.errors import ConfigError, PolicyError
+from plaudit.policies import Sampling
 from plaudit.policies.base import by_context, by_length
-from plaudit.policies.decoding import draw, sampled_distribution
+from plaudit.policies.distribution import draw, penalise_repetition, sampled_distribution
 
 PROBABILITIES = [0.4, 0.3, 0.15, 0.1, 0.05]
 LOGITS = torch.tensor([PROBABILITIES]).log() + 7.0  # logits are log-probabilities up to a constant
 
 
 def distribution(logits: torch.Tensor = LOGITS, **sampling: float) -> list[float]:
-    return sampled_distribution(logits, Sampling(**sampling)).exp()[0].tolist()
+    return sampled_distribution(logits, Sampling(**sampling))[0].tolist()
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -103,25 +103,73 @@ def test_the_order_of_the_vocabulary_does_not_matter():
     st.floats(0.1, 3),
     st.integers(1, 12),
     st.floats(0.01, 1),
+    st.floats(0, 0.99),
 )
-def test_it_is_a_distribution_on_the_likeliest_tokens(logits, temperature, k, p):
+def test_it_is_a_distribution_on_the_likeliest_tokens(logits, temperature, k, p, m):
     row = torch.tensor([logits])
-    found = sampled_distribution(row, Sampling(temperature=temperature, top_k=k, top_p=p))[0]
-    assert found.exp().sum().item() == pytest.approx(1, abs=1e-5)
-    kept = found > -torch.inf
+    found = sampled_distribution(row, Sampling(temperature=temperature, top_k=k, top_p=p, min_p=m))[0]
+    assert found.sum().item() == pytest.approx(1, abs=1e-5)
+    kept = found > 0
     assert 1 <= kept.sum() <= k
+    assert found[kept].min() >= m * found.max()
     if (~kept).any():
         assert row[0][kept].min() >= row[0][~kept].max() - 1e-5  # float32 may see a tie
+
+
+@pytest.mark.parametrize(("m", "kept"), [(0.0, 5), (0.12, 5), (0.13, 4), (0.26, 3), (0.74, 2), (0.76, 1), (0.99, 1)])
+def test_min_p_keeps_what_is_not_far_below_the_likeliest(m, kept):
+    total = sum(PROBABILITIES[:kept])
+    expected = [probability / total for probability in PROBABILITIES[:kept]] + [0] * (5 - kept)
+    assert distribution(min_p=m) == pytest.approx(expected)
+
+
+def test_a_penalty_on_repetition_makes_what_was_seen_less_likely_whatever_its_sign():
+    logits = torch.tensor([2.0, -2.0, 0.5, 1.0])
+    found = penalise_repetition(logits, torch.tensor([0, 1, 1, 0]), 2.0)
+    assert found.tolist() == [1.0, -4.0, 0.5, 1.0]
+    assert logits.tolist() == [2.0, -2.0, 0.5, 1.0]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_each_setting_is_what_transformers_makes_of_it(seed):
+    """Parity with its processors on a vocabulary of 500, one by one and all together, in their order there."""
+    from transformers.generation import logits_process as peer
+
+    logits = 3 * torch.randn(4, 500, generator=generator(seed))
+    seen = torch.randint(0, 500, (4, 30), generator=generator(seed + 1))
+    theirs = {
+        "repetition_penalty": (1.3, peer.RepetitionPenaltyLogitsProcessor(1.3)),
+        "temperature": (0.7, peer.TemperatureLogitsWarper(0.7)),
+        "top_k": (60, peer.TopKLogitsWarper(60)),
+        "top_p": (0.9, peer.TopPLogitsWarper(0.9)),
+        "min_p": (0.02, peer.MinPLogitsWarper(0.02)),
+    }
+    for names in (*([name] for name in theirs), list(theirs)):
+        settings = Sampling(**{name: theirs[name][0] for name in names})
+        expected = logits.clone()
+        for name in names:
+            expected = theirs[name][1](seen, expected)
+        ours = torch.stack(
+            [penalise_repetition(*pair, settings.repetition_penalty) for pair in zip(logits, seen, strict=True)]
+        )
+        torch.testing.assert_close(sampled_distribution(ours, settings), expected.softmax(-1), rtol=1e-5, atol=1e-7)
 
 
 # --- draws ----------------------------------------------------------------------------------------------------------
 
 
-def test_draws_have_the_distributions_frequencies():
-    """A chi-square test; with this seed p is far from any level."""
+def uniforms(count: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(count, generator=generator(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("before", [0, 300, 1000], ids=["one block", "two blocks", "four blocks"])
+def test_draws_have_the_distributions_frequencies(before):
+    """A chi-square test; with this seed p is far from any level. Tokens that have no share stand before the others."""
     count = 20_000
-    log_prob = torch.tensor([PROBABILITIES]).log().expand(count, -1)
-    found = np.bincount(draw(log_prob, generator()).flatten(), minlength=5)
+    shares = torch.tensor([0.0] * before + PROBABILITIES)
+    drawn = draw(shares.expand(count, -1), uniforms(count))
+    assert drawn.min() == before
+    found = np.bincount(drawn - before, minlength=5)
     assert chisquare(found, [count * probability for probability in PROBABILITIES]).pvalue > 0.01
     wrong = [0.39, 0.31, *PROBABILITIES[2:]]
     assert chisquare(found, [count * probability for probability in wrong]).pvalue < 0.01
@@ -130,52 +178,39 @@ def test_draws_have_the_distributions_frequencies():
 @pytest.mark.parametrize(
     ("uniform", "token"), [(0.0, 1), (0.125, 1), (0.25, 2), (0.49, 2), (0.5, 4), (0.99, 4), (1 - 2**-53, 4)]
 )
-def test_a_token_is_drawn_where_the_uniform_number_lies_in_its_share(monkeypatch, uniform, token):
+@pytest.mark.parametrize("apart", [1, 200], ids=["one block", "several blocks"])
+def test_a_token_is_drawn_where_the_uniform_number_lies_in_its_share(uniform, token, apart):
     """From the sum of the probabilities before it up to, not including, the sum with its own."""
-    monkeypatch.setattr(decoding.torch, "rand", lambda *shape, **_: torch.full(shape, uniform, dtype=torch.float64))
-    log_prob = torch.tensor([[0.0, 0.25, 0.25, 0.0, 0.5, 0.0]]).log()
-    assert draw(log_prob, generator()).tolist() == [[token]]
+    shares = torch.zeros(1, 6 * apart)
+    shares[0, ::apart] = torch.tensor([0.0, 0.25, 0.25, 0.0, 0.5, 0.0])
+    assert draw(shares, torch.tensor([uniform], dtype=torch.float64)).tolist() == [token * apart]
 
 
-def test_rows_are_drawn_independently_of_each_other():
-    """Two rows of a fair coin agree half of the time."""
-    coins = torch.full((2, 2), math.log(0.5))
-    source = generator(1)
-    agree = sum(len(set(draw(coins, source).flatten().tolist())) == 1 for _ in range(1000))
-    assert abs(agree - 500) < 4 * math.sqrt(1000 * 0.25)
-
-
-@pytest.mark.parametrize("uniform", [0.0, 0.3, 0.5, 1 - 2**-53, "random"])
-def test_tokens_of_probability_0_are_never_drawn(monkeypatch, uniform):
+@settings(max_examples=60)
+@given(st.integers(1, 700), st.integers(0, 1000), st.sampled_from([0.0, 0.3, 0.5, 1 - 2**-53]), st.floats(0.01, 1))
+def test_tokens_of_probability_0_are_never_drawn(vocabulary, seed, uniform, share):
     """Neither at the ends of the vocabulary nor between, not even where the uniform number lies on an edge."""
-    probabilities = torch.tensor([0.0, 0.0, 0.3, 0.0, 0.2, 0.0, 0.5, 0.0, 0.0])
-    log_prob = probabilities.log().expand(5000, -1)
-    if uniform != "random":
-        monkeypatch.setattr(decoding.torch, "rand", lambda *shape, **_: torch.full(shape, uniform, dtype=torch.float64))
-    assert (probabilities[draw(log_prob, generator())] > 0).all()
-
-
-def test_a_sum_that_was_rounded_up_draws_no_impossible_token(monkeypatch):
-    """A GPU adds up blocks in parallel, so that the sum up to a token of probability 0 can exceed the sum before it."""
-    rounded_up = torch.tensor([[0.25, 0.5, 0.75]])
-    monkeypatch.setattr(torch.Tensor, "cumsum", lambda *_: rounded_up)
-    monkeypatch.setattr(decoding.torch, "rand", lambda *shape, **_: torch.full(shape, 0.5, dtype=torch.float64))
-    assert draw(torch.tensor([[0.3, 0.0, 0.7]]).log(), generator()).tolist() == [[2]]
+    source = generator(seed)
+    weights = torch.rand(16, vocabulary, generator=source).exp()
+    weights[torch.rand(16, vocabulary, generator=source) > share] = 0
+    weights[:, seed % vocabulary] = 1
+    probability = weights / weights.sum(-1, keepdim=True)
+    drawn = draw(probability, torch.full((16,), uniform, dtype=torch.float64))
+    assert (probability.gather(-1, drawn[:, None]) > 0).all()
 
 
 def test_a_long_tail_of_zeros_is_never_drawn():
-    log_prob = torch.full((200, 50_000), -torch.inf)
-    kept = torch.randn(200, 40, generator=generator())
-    log_prob[:, 1000:1040] = kept.log_softmax(-1)
-    drawn = draw(log_prob, generator())
+    probability = torch.zeros(200, 50_000)
+    probability[:, 1000:1040] = torch.randn(200, 40, generator=generator()).softmax(-1)
+    drawn = draw(probability, uniforms(200))
     assert ((drawn >= 1000) & (drawn < 1040)).all()
     assert len(drawn.unique()) > 20
 
 
-def test_the_same_generator_draws_the_same():
-    log_prob = torch.zeros(50, 7).log_softmax(-1)
-    assert torch.equal(draw(log_prob, generator(3)), draw(log_prob, generator(3)))
-    assert not torch.equal(draw(log_prob, generator(3)), draw(log_prob, generator(4)))
+def test_logits_that_are_no_numbers_are_an_error():
+    logits = torch.tensor([[0.0, 1.0], [math.nan, 1.0]])
+    with pytest.raises(PolicyError, match="logits are not numbers"):
+        draw(sampled_distribution(logits, Sampling()), uniforms(2))
 
 
 # --- settings -------------------------------------------------------------------------------------------------------
@@ -191,6 +226,9 @@ def test_the_same_generator_draws_the_same():
         ({"top_p": 0.0}, r"top_p: expected a number in \(0, 1\], got 0.0"),
         ({"top_p": 1.1}, r"top_p: expected a number in \(0, 1\], got 1.1"),
         ({"top_k": 0}, "top_k: expected a whole number >= 1, or nothing for all tokens, got 0"),
+        ({"min_p": 1.0}, r"min_p: expected a number in \[0, 1\), got 1.0"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty: expected a number > 0, got 0.0"),
+        ({"stop": ("a", "")}, r"stop: expected a tuple of strings, none of them empty, got \('a', ''\)"),
     ],
 )
 def test_settings_that_cannot_be_sampled_with(settings, message):
@@ -200,7 +238,9 @@ def test_settings_that_cannot_be_sampled_with(settings, message):
 
 def test_settings_are_stored_without_what_is_not_set():
     assert Sampling(temperature=0.7).settings() == {"max_new_tokens": 256, "temperature": 0.7, "top_p": 1.0}
-    assert Sampling(top_k=5).settings()["top_k"] == 5
+    assert Sampling(top_k=5, stop=("end",)).settings() == {
+        "max_new_tokens": 256, "temperature": 1.0, "top_p": 1.0, "top_k": 5, "stop": ("end",)
+    }  # fmt: skip
 
 
 @given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 8))
