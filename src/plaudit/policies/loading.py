@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from torch.utils.checkpoint import checkpoint
 
 from plaudit.errors import ConfigError, MissingExtra, PolicyError, require
+from plaudit.policies.adapters import fuse_adapters
 
 QUICKSTART_MODEL = "smollm2-135m-instruct"
 DType = Literal["auto", "float32", "bfloat16"]
@@ -131,8 +132,9 @@ def add_adapters(model: Any, lora: LoRA, *, name: str = "default", seed: int) ->
         torch.manual_seed(seed)
         if hasattr(model, "peft_config"):
             model.add_adapter(name, lora.peft_config())
-            return model
-        return peft.get_peft_model(model, lora.peft_config(), adapter_name=name)
+        else:
+            model = peft.get_peft_model(model, lora.peft_config(), adapter_name=name)
+    return fuse_adapters(model)
 
 
 def load_adapters(model: Any, folder: Path, *, name: str = "default", trainable: bool = False) -> Any:
@@ -146,7 +148,8 @@ def load_adapters(model: Any, folder: Path, *, name: str = "default", trainable:
         raise PolicyError(f"The folder {str(folder)!r} holds no adapter_model.safetensors.")
     try:
         with quiet_transformers():
-            return peft.PeftModel.from_pretrained(model, folder, adapter_name=name, is_trainable=trainable)
+            model = peft.PeftModel.from_pretrained(model, folder, adapter_name=name, is_trainable=trainable)
+            return fuse_adapters(model)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise PolicyError(f"Cannot load the adapters in {str(folder)!r}: {_reason(error)}.") from error
 
