@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from plaudit.errors import TrainingError, require
+from plaudit.profiling import phase
 from plaudit.progress import console, track
 from plaudit.training.checkpoint import (
     Progress,
@@ -139,15 +140,17 @@ class _Loop(Generic[ExampleT]):
             group["lr"] = rate
         torch.manual_seed(derive(self.config.seed, "forward", index, self.accelerator.process_index))
         totals = self._accumulate(examples)
-        norm = self._scale_gradients(totals.weight)
+        with phase("optimiser"):
+            norm = self._scale_gradients(totals.weight)
         row = totals.row()
         if not (math.isfinite(row["loss"]) and math.isfinite(norm)):
             raise TrainingError(
                 f"Step {index + 1}: the loss is {row['loss']} and the gradient's norm {norm}. "
                 "Lower learning_rate, or look for damaged examples; the last checkpoint is kept."
             )
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        with phase("optimiser"):
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
         elapsed = time.perf_counter() - started
         return {**row, "learning_rate": rate, "gradient_norm": norm, "tokens_per_s": totals.tokens / elapsed}
 
@@ -159,8 +162,10 @@ class _Loop(Generic[ExampleT]):
         for number, (portion, counts) in enumerate(portions):
             more = number + 1 < len(portions)
             with self.accelerator.no_sync(wrapped) if more else contextlib.nullcontext():
-                loss = self.method.loss(portion)
-                self.accelerator.backward(totals.add(loss, counts))
+                with phase("forward"):
+                    total = totals.add(self.method.loss(portion), counts)
+                with phase("backward"):
+                    self.accelerator.backward(total)
         totals.reduce()
         return totals
 
@@ -302,7 +307,8 @@ def evaluate(
     """Loss and mean metrics over examples, without learning from them."""
     totals = _Totals(accelerator)
     for portion, counts in _portions(method, examples, config, accelerator):
-        totals.add(method.loss(portion), counts)
+        with phase("forward"):
+            totals.add(method.loss(portion), counts)
         if progress:
             progress(len(portion))
     totals.reduce()
