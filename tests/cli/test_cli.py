@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -96,6 +97,49 @@ def test_align_from_settings_then_report_then_forget_names_the_run(votes, tiny_m
     assert [json.loads(line)["loss"] for line in one] == [json.loads(line)["loss"] for line in two]
     assert main(["feedback", "forget", "ann", "--yes"]) == 0
     assert "These runs learned from them; train anew without them: runs/one" in said(capsys)
+
+
+@pytest.mark.parametrize("command", ["align", "train reward"])
+def test_profile_prints_where_the_time_went_and_keeps_it(votes, tiny_model, capsys, command):
+    """The matrix products that are timed first take a second and more."""
+    sections = "[training]\nbatch_size = 8\nlearning_rate = 5e-3\n"
+    text = TINY if command == "align" else f'held_out = 0.3\ndtype = "float32"\n{sections}'
+    Path("settings.toml").write_text(text)
+    arguments = ["--config", "settings.toml", "--model", str(tiny_model), "--feedback", "votes.jsonl"]
+    assert main([*command.split(), *arguments, "--run", "runs/one", "--profile"]) == 0
+    printed = capsys.readouterr().err
+    assert "Where the time went" in printed
+    assert re.search(r"tokens/s, [0-9.]+ % of the [0-9,]+ GFLOP/s .* float32; peak memory [0-9.]+ GiB", printed)
+    phases = ["reward", "forward", "backward", "optimiser", "idle"]
+    if command == "align":
+        phases += ["sampling", "reference"]
+    for name in phases:
+        assert re.search(rf"^ *{name} .* [0-9.]+ s +[0-9.]+ %", printed, re.MULTILINE), printed
+    rows = [json.loads(line) for line in Path("runs/one/metrics.jsonl").read_text().splitlines()]
+    (row,) = [row for row in rows if row["split"] == "profile"]
+    shares = {name: value for name, value in row.items() if name.endswith("_share")}
+    assert sum(shares.values()) == pytest.approx(1)
+    assert all(shares[f"{name}_share"] > 0 for name in phases)
+    assert row["backward_flop"] > 0 < row["forward_flop"]
+    assert row["ceiling_flop_per_s"] > row["flop_per_s"] > 0
+    assert "Where the time went" in Path("runs/one/report.html").read_text()
+    assert main(["resume", "runs/one"]) == 0
+    assert "Where the time went" in capsys.readouterr().err
+
+
+def test_the_profile_of_the_demo_is_one_from_its_first_sample_to_its_report(votes, tiny_model, capsys):
+    """Eight seconds: twelve steps of the judge, sixteen of the policy."""
+    small = ["--contexts", "10", "--outputs-per-context", "2", "--held-out-contexts", "4", "--model", str(tiny_model)]
+    assert main(["demo", *small, "--run", "runs/demo", "--no-open", "--profile"]) == 0
+    assert capsys.readouterr().err.count("Where the time went") == 1
+    rows = [json.loads(line) for line in Path("runs/demo/dpo/metrics.jsonl").read_text().splitlines()]
+    (row,) = [row for row in rows if row["split"] == "profile"]
+    answers = [
+        [sample for line in file.read_text().splitlines() for sample in json.loads(line)["answers"]]
+        for file in Path("runs/demo").rglob("answers_*.jsonl")
+    ]
+    assert len(answers) == 3  # to judge, before, after
+    assert row["sampling_positions"] >= sum(len(sample["token_ids"]) for part in answers for sample in part)
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from plaudit.evaluation.report import (
 )
 from plaudit.evaluation.report.escaping import markdown_block, markdown_inline, visible
 from plaudit.evaluation.report.forest import forest
+from plaudit.profile_figures import PHASES, Figures, PhaseCounts
 
 from .example_report import example_report
 
@@ -347,3 +348,17 @@ def contrast(one: str, other: str) -> float:
 
     low, high = sorted((luminance(one), luminance(other)))
     return (high + 0.05) / (low + 0.05)
+
+
+def test_a_profile_is_a_table_in_page_and_markdown_and_survives_json(tmp_path):
+    phases = {name: PhaseCounts() for name in PHASES}
+    phases["forward"] = PhaseCounts(2.0, 3000, 100, 4 * 10**12)
+    phases["idle"] = PhaseCounts(6.0)
+    measured = small_report(profile=Figures(phases, 2e12, "bfloat16", 2**30))
+    html, markdown = render_html(measured), render_markdown(measured)
+    assert '<tr><th scope="row">forward</th><td class="number">2.0 s</td><td class="number">25.0 %</td>' in html
+    assert "| forward | 2.0 s | 25.0 % | 3,000 | 100 | 4 | 2e+03 | 100.0 % |" in markdown
+    for text in (html, markdown):
+        assert "375 tokens/s, 25.0 % of the 2,000 GFLOP/s" in text
+    assert RunReport.from_json(measured.to_json()) == measured
+    assert "Where the time went" not in render_html(small_report()) + render_markdown(small_report())

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from .two_processes import CUTS
 from .worlds import CASES, LENGTHS, Stepped, one_step
 
 methods = pytest.mark.parametrize("name", CASES)
@@ -62,6 +63,13 @@ def test_the_size_of_a_micro_batch(tiny_model, tmp_path, whole, name, size):
 
 
 @methods
+@pytest.mark.parametrize("tokens", [1, 60, 200])
+def test_a_budget_of_tokens(tiny_model, tmp_path, whole, name, tokens):
+    """Every example alone, some together, and almost all."""
+    assert_same(one_step(name, tiny_model, tmp_path, tokens=tokens), whole[name])
+
+
+@methods
 @pytest.mark.parametrize("size", [2, 100])
 def test_the_order_in_the_batch(tiny_model, tmp_path, whole, name, size):
     """In micro-batches of two, other neighbours also mean other padding: long ones beside short ones, or beside each other."""
@@ -71,11 +79,12 @@ def test_the_order_in_the_batch(tiny_model, tmp_path, whole, name, size):
 
 
 @methods
-def test_the_number_of_processes(processes, whole, name):
+@pytest.mark.parametrize("cut", CUTS)
+def test_the_number_of_processes(processes, whole, name, cut):
     """Seven examples on two processes: one of them has an example less."""
     found = Stepped(
-        load_file(processes / f"{name}-gradients.safetensors"),
-        load_file(processes / f"{name}-weights.safetensors"),
-        json.loads((processes / f"{name}-metrics.json").read_text()),
+        load_file(processes / f"{name}-{cut}-gradients.safetensors"),
+        load_file(processes / f"{name}-{cut}-weights.safetensors"),
+        json.loads((processes / f"{name}-{cut}-metrics.json").read_text()),
     )
     assert_same(found, whole[name])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,16 @@ def demonstrations() -> list[TokenSequence]:
     made[3] = TokenSequence(made[3].context, made[3].output, (True, False) * 20)
     made[4] = TokenSequence(made[4].context, made[4].output, (False,) * 6)
     return made
+
+
+def pairs_of_two_contexts() -> list[EncodedPair]:
+    """Their contexts alternate, so that a budget of tokens changes their order."""
+    made = pairs()
+    contexts = (made[0].chosen.context, made[5].chosen.context)
+    return [
+        EncodedPair(*(replace(side, context=contexts[number % 2]) for side in (pair.chosen, pair.rejected)))
+        for number, pair in enumerate(made)
+    ]
 
 
 def pairs(*, ties: bool = False, margins: bool = False) -> list[EncodedPair]:
@@ -91,6 +101,7 @@ def _reward(config: RewardConfig, **kinds: bool) -> Case:
 
 CASES = {
     "dpo": Case(lambda model, examples: _dpo(model, examples, DPOConfig(beta=0.3)), pairs),
+    "dpo-shared": Case(lambda model, examples: _dpo(model, examples, DPOConfig()), pairs_of_two_contexts),
     "dpo-smoothed": Case(lambda model, examples: _dpo(model, examples, DPOConfig(label_smoothing=0.2)), pairs),
     "sft-token-mean": _sft("token-mean"),
     "sft-sequence-mean": _sft("sequence-mean"),
@@ -110,8 +121,16 @@ class Stepped:
     metrics: dict[str, float]
 
 
-def one_step(name: str, model: Path, folder: Path, *, size: int = 100, order: Sequence[int] | None = None) -> Stepped:
-    """One step of `train` on all examples, in micro-batches of `size`.
+def one_step(
+    name: str,
+    model: Path,
+    folder: Path,
+    *,
+    size: int = 100,
+    tokens: int | None = None,
+    order: Sequence[int] | None = None,
+) -> Stepped:
+    """One step of `train` on all examples, in micro-batches of `size` examples or of at most so many `tokens`.
 
     AdamW's first moment after one step is ``(1 - beta1) * gradient``, and it is in the checkpoint. With an epsilon of 1 the
     step is nearly proportional to the gradient, so that weights can be compared as well.
@@ -122,7 +141,12 @@ def one_step(name: str, model: Path, folder: Path, *, size: int = 100, order: Se
         examples = [examples[index] for index in order]
     method = case.make(model, examples)
     config = TrainingConfig(
-        batch_size=len(examples), micro_batch_size=size, max_grad_norm=0.0, adam_epsilon=1.0, learning_rate=1.0
+        batch_size=len(examples),
+        micro_batch_size=size,
+        micro_batch_tokens=tokens,
+        max_grad_norm=0.0,
+        adam_epsilon=1.0,
+        learning_rate=1.0,
     )
     folder.mkdir(parents=True, exist_ok=True)
     train(method, RunFolder(folder), config, steps=1)

@@ -98,6 +98,21 @@ def test_a_micro_batch_holds_at_most_its_size(tmp_path):
     assert seen == [3, 1, 3, 1, 3]
 
 
+def test_a_budget_of_tokens_cuts_steps_and_looks_alike_and_changes_nothing(tmp_path):
+    """Four tokens are the common one and three points."""
+    seen = []
+    one, other = Fit(POINTS), Fit(POINTS, watch=lambda points: seen.append(len(points)))
+    changes = {"evaluate_every": 2, "epochs": 1}
+    fit(one, tmp_path / "one", settings(**changes), held_out=POINTS[:5])
+    fit(other, tmp_path / "other", settings(micro_batch_tokens=4, **changes), held_out=POINTS[:5])
+    assert seen == [3, 1, 3, 1, 3, 2, 3, 3, 2]
+    for name, value in state_of(one).items():
+        torch.testing.assert_close(state_of(other)[name], value, rtol=1e-5, atol=1e-6)
+    for row, same in zip(timeless(tmp_path / "one"), timeless(tmp_path / "other"), strict=True):
+        assert same.pop("split") == row.pop("split")
+        assert same == pytest.approx(row, rel=1e-5)
+
+
 def test_metrics_are_means_over_the_examples_that_have_them(tmp_path):
     """Three points right of 0, where the fresh line is at 0.5; the other point's metric is NaN and left out."""
     points = [Point(-1, 3, weight=5), Point(1, 1.5), Point(2, 2.5), Point(3, 0.5)]

@@ -58,6 +58,10 @@ class Fit:
             self.points[index] for index in batch_indices(len(self.points), step.batch_size, step.index, seed=step.seed)
         ]
 
+    def sequences(self, example: Point) -> tuple[TokenSequence]:
+        """A token for all points and one for each."""
+        return (TokenSequence((0,), (POINTS.index(example) + 1,), (True,)),)
+
     def loss(self, examples: Sequence[Point]) -> ExampleLoss:
         self.watch(examples)
         x, y, weight = (torch.tensor([getattr(point, name) for point in examples]) for name in ("x", "y", "weight"))

@@ -9,7 +9,7 @@ import torch
 
 from plaudit.methods.encoding import EncodedPair
 from plaudit.objectives.preferences import dpo
-from plaudit.policies import CausalLM, Reference
+from plaudit.policies import CausalLM, Reference, Sequence
 from plaudit.training import ExampleLoss, Step
 from plaudit.training.config import check
 from plaudit.training.randomness import batch_indices
@@ -48,6 +48,10 @@ class DPO:
         return [
             self.pairs[index] for index in batch_indices(len(self.pairs), step.batch_size, step.index, seed=step.seed)
         ]
+
+    def sequences(self, example: EncodedPair) -> tuple[Sequence, Sequence]:
+        """Both outputs of a pair."""
+        return example.chosen, example.rejected
 
     def loss(self, examples: Rows[EncodedPair]) -> ExampleLoss:
         """Loss of each pair; chosen and rejected outputs go through the model side by side."""

@@ -9,6 +9,7 @@ import torch
 
 from plaudit.methods.encoding import EncodedPair
 from plaudit.objectives.reward_models import bradley_terry, rao_kupper
+from plaudit.policies import Sequence
 from plaudit.rewards import RewardModel
 from plaudit.training import ExampleLoss, Step
 from plaudit.training.config import check
@@ -48,6 +49,10 @@ class RewardModelling:
         return [
             self.pairs[index] for index in batch_indices(len(self.pairs), step.batch_size, step.index, seed=step.seed)
         ]
+
+    def sequences(self, example: EncodedPair) -> tuple[Sequence, Sequence]:
+        """Both outputs of a pair."""
+        return example.chosen, example.rejected
 
     def loss(self, examples: Rows[EncodedPair]) -> ExampleLoss:
         """Loss of each pair; both outputs go through the model side by side."""

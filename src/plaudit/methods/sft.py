@@ -47,6 +47,10 @@ class SFT:
             self.demonstrations[index] for index in batch_indices(count, step.batch_size, step.index, seed=step.seed)
         ]
 
+    def sequences(self, example: Sequence) -> tuple[Sequence]:
+        """The demonstration."""
+        return (example,)
+
     def loss(self, examples: Rows[Sequence]) -> ExampleLoss:
         """Negative log-likelihood of each demonstration."""
         log_prob = self.trainable.log_prob_of(examples)

@@ -120,7 +120,9 @@ class CausalLM:
     def log_prob_of(self, sequences: Rows[Sequence]) -> LogProb:
         """The same of outputs that are token ids already, in one forward pass."""
         batch = self.packer.batch(sequences, device=self.device)
-        return padded_log_prob(self.scorer(batch), batch)
+        # without a gradient there is nothing to synchronise, and a process whose reference is cached asks less often
+        scorer = self.scorer if torch.is_grad_enabled() else _unwrapped(self.scorer)
+        return padded_log_prob(scorer(batch), batch)
 
     def sample(
         self,

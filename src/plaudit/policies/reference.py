@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Rows
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from plaudit.errors import CheckpointError, PolicyError
 from plaudit.policies.base import LogProb, by_context
 from plaudit.policies.causal_lm import CausalLM
 from plaudit.policies.encoding import Sequence
+from plaudit.profiling import phase
 
 
 class Reference:
@@ -80,9 +82,7 @@ class Reference:
 
     @torch.no_grad()
     def _compute(self, sequences: list[Sequence]) -> LogProb:
-        if not self._policy.has_adapters:
-            return self._policy.log_prob_of(sequences)
-        with self._policy.without_adapters():
+        with phase("reference"), self._policy.without_adapters() if self._policy.has_adapters else nullcontext():
             return self._policy.log_prob_of(sequences)
 
     def _weight_versions(self) -> str:

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from plaudit.policies.base import LogProb
 from plaudit.policies.batches import Batch, PaddedBatch
 from plaudit.policies.encoding import Sequence
+from plaudit.profiling import count
 
 CHUNK = 512  # positions whose logits exist at once: 512 x 50k x 4 bytes = 100 MB
 
@@ -30,6 +31,8 @@ class TokenScorer(nn.Module):
 
     def forward(self, batch: Batch) -> Float[Tensor, " M"]:
         """Log-probability of each target token, in float32, in the order of the batch's positions."""
+        tokens = batch.input_ids.numel()
+        count(tokens=tokens, positions=tokens if self.whole_logits else len(batch.targets))
         with autocast(self.compute_dtype, batch.input_ids.device):
             return self._log_prob(batch)
 
@@ -50,6 +53,7 @@ class TokenScorer(nn.Module):
         cache: Any,
     ) -> tuple[Float[Tensor, "N V"], Any]:
         """Logits of the token after the last column, and the cache that holds all columns so far."""
+        count(tokens=input_ids.numel(), positions=len(input_ids))
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
         with autocast(self.compute_dtype, input_ids.device):
             if self.whole_logits:
@@ -62,6 +66,8 @@ class TokenScorer(nn.Module):
 
     def packed_logits(self, inputs: dict[str, Any], rows: Int[Tensor, " N"] | None = None) -> Float[Tensor, "N V"]:
         """Logits at some places of a packed pass, or at all of them."""
+        tokens = inputs["input_ids"].numel()
+        count(tokens=tokens, positions=tokens if rows is None or self.whole_logits else len(rows))
         model = causal_lm_of(self.model)
         with autocast(self.compute_dtype, inputs["input_ids"].device):
             if self.whole_logits:

@@ -35,6 +35,7 @@ from plaudit.policies.loading import (
 )
 from plaudit.policies.packing import Packer
 from plaudit.policies.scoring import autocast, causal_lm_of, decoder_of
+from plaudit.profiling import count, phase
 
 ADAPTER = "reward"
 
@@ -63,6 +64,7 @@ class RewardScorer(nn.Module):
 
     def forward(self, batch: Batch) -> Float[Tensor, " N"]:
         """Reward of each sequence, float32."""
+        count(tokens=batch.input_ids.numel(), positions=len(batch.mask))
         with autocast(self.compute_dtype, batch.input_ids.device):
             hidden = decoder_of(causal_lm_of(self.model))(**batch.inputs).last_hidden_state
         rewards: Tensor = self.head(batch.final(hidden).float())
@@ -161,7 +163,7 @@ class RewardModel:
     ) -> Float[Tensor, " N"]:
         """The same of outputs that are token ids already."""
         values = torch.empty(len(sequences))
-        with self.active():
+        with self.active(), phase("reward"):
             for indices in by_context([sequence.context for sequence in sequences], batch_size):
                 values[indices] = self.raw([sequences[index] for index in indices]).cpu()
                 if progress:

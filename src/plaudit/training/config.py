@@ -22,6 +22,8 @@ class TrainingConfig:
         max_steps: stop after so many optimiser steps, whatever the epochs say.
         batch_size: examples per optimiser step, over all processes.
         micro_batch_size: examples whose gradients are computed at once on one process; less memory, the same result.
+        micro_batch_tokens: distinct tokens whose gradients are computed at once on one process, a context that examples
+            share counted once; set, it replaces micro_batch_size. An example that alone has more goes alone.
         learning_rate: peak step size of AdamW.
         schedule: how the learning rate falls after the warm-up: to 0 along a cosine or a line, or not at all.
         warmup_ratio: share of the steps over which the learning rate rises from 0.
@@ -42,6 +44,7 @@ class TrainingConfig:
     max_steps: int | None = None
     batch_size: int = 16
     micro_batch_size: int = 8
+    micro_batch_tokens: int | None = None
     learning_rate: float = 1e-4
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_ratio: float = 0.1
@@ -59,7 +62,9 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         check(self, "epochs", 0 < self.epochs < math.inf, "a number > 0")
-        check(self, "max_steps", self.max_steps is None or whole(self.max_steps, 1), "a whole number >= 1, or nothing")
+        for name in ("max_steps", "micro_batch_tokens"):
+            value = getattr(self, name)
+            check(self, name, value is None or whole(value, 1), "a whole number >= 1, or nothing")
         for name in ("batch_size", "micro_batch_size", "keep_checkpoints"):
             check(self, name, whole(getattr(self, name), 1), "a whole number >= 1")
         check(self, "learning_rate", 0 < self.learning_rate < math.inf, "a number > 0")

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from plaudit.errors import TrainingError, require
+from plaudit.profiling import phase
 from plaudit.progress import console, track
 from plaudit.training.checkpoint import (
     Progress,
@@ -29,6 +30,7 @@ from plaudit.training.checkpoint import (
 )
 from plaudit.training.config import TrainingConfig
 from plaudit.training.method import ExampleLoss, Method, Step
+from plaudit.training.micro_batches import by_size, by_tokens
 from plaudit.training.randomness import derive
 from plaudit.training.run_folder import RunFolder
 
@@ -138,44 +140,34 @@ class _Loop(Generic[ExampleT]):
             group["lr"] = rate
         torch.manual_seed(derive(self.config.seed, "forward", index, self.accelerator.process_index))
         totals = self._accumulate(examples)
-        norm = self._scale_gradients(totals.weight)
+        with phase("optimiser"):
+            norm = self._scale_gradients(totals.weight)
         row = totals.row()
         if not (math.isfinite(row["loss"]) and math.isfinite(norm)):
             raise TrainingError(
                 f"Step {index + 1}: the loss is {row['loss']} and the gradient's norm {norm}. "
                 "Lower learning_rate, or look for damaged examples; the last checkpoint is kept."
             )
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        with phase("optimiser"):
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
         elapsed = time.perf_counter() - started
         return {**row, "learning_rate": rate, "gradient_norm": norm, "tokens_per_s": totals.tokens / elapsed}
 
     def _accumulate(self, examples: Sequence[ExampleT]) -> _Totals:
         """Sum the gradients of a step's examples over micro-batches and processes; gradients are synchronised once."""
         totals = _Totals(self.accelerator)
-        portions = list(self._portions(examples))
+        portions = list(_portions(self.method, examples, self.config, self.accelerator))
         wrapped = self.method.trainable.scorer
         for number, (portion, counts) in enumerate(portions):
             more = number + 1 < len(portions)
             with self.accelerator.no_sync(wrapped) if more else contextlib.nullcontext():
-                loss = self.method.loss(portion)
-                self.accelerator.backward(totals.add(loss, counts))
+                with phase("forward"):
+                    total = totals.add(self.method.loss(portion), counts)
+                with phase("backward"):
+                    self.accelerator.backward(total)
         totals.reduce()
         return totals
-
-    def _portions(self, examples: Sequence[ExampleT]) -> Iterator[tuple[Sequence[ExampleT], Tensor]]:
-        """This process's micro-batches, each with a mask of the examples that count.
-
-        Every process gets equally many; where they do not divide evenly the last example is repeated and does not count.
-        """
-        world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        share = -(-len(examples) // world)
-        positions = [min(rank * share + offset, len(examples) - 1) for offset in range(share)]
-        counts = torch.tensor([rank * share + offset < len(examples) for offset in range(share)])
-        size = self.config.micro_batch_size
-        for start in range(0, share, size):
-            portion = slice(start, start + size)
-            yield [examples[position] for position in positions[portion]], counts[portion].to(self.accelerator.device)
 
     def _scale_gradients(self, weight: float) -> float:
         """Turn the summed gradients into the mean's and clip them, in one pass; returns the mean's norm."""
@@ -289,6 +281,20 @@ class _Totals:
         self._sums[name] = self._sums[name] + value if name in self._sums else value
 
 
+def _portions(
+    method: Method[ExampleT], examples: Sequence[ExampleT], config: TrainingConfig, accelerator: Any
+) -> Iterator[tuple[list[ExampleT], Tensor]]:
+    """This process's micro-batches, each with a mask of the examples that count."""
+    processes = accelerator.num_processes
+    if config.micro_batch_tokens is None:
+        cut = by_size(len(examples), config.micro_batch_size, processes=processes)
+    else:
+        sequences = [method.sequences(example) for example in examples]
+        cut = by_tokens(sequences, config.micro_batch_tokens, processes=processes)
+    for batch in cut[accelerator.process_index]:
+        yield [examples[index] for index in batch.indices], torch.tensor(batch.counts, device=accelerator.device)
+
+
 @torch.no_grad()
 def evaluate(
     method: Method[ExampleT],
@@ -300,13 +306,9 @@ def evaluate(
 ) -> dict[str, float]:
     """Loss and mean metrics over examples, without learning from them."""
     totals = _Totals(accelerator)
-    world, rank = accelerator.num_processes, accelerator.process_index
-    share = -(-len(examples) // world)
-    for start in range(0, share, config.micro_batch_size):
-        positions = [rank * share + offset for offset in range(start, min(start + config.micro_batch_size, share))]
-        portion = [examples[min(position, len(examples) - 1)] for position in positions]
-        counts = torch.tensor([position < len(examples) for position in positions], device=accelerator.device)
-        totals.add(method.loss(portion), counts)
+    for portion, counts in _portions(method, examples, config, accelerator):
+        with phase("forward"):
+            totals.add(method.loss(portion), counts)
         if progress:
             progress(len(portion))
     totals.reduce()

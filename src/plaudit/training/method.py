@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from plaudit.policies import Sequence as TokenSequence
 from plaudit.training.randomness import torch_generator
 
 ExampleT = TypeVar("ExampleT")
@@ -64,3 +65,6 @@ class Method(Protocol[ExampleT]):
 
     def loss(self, examples: Sequence[ExampleT]) -> ExampleLoss:
         """Loss of each of these examples, in their order."""
+
+    def sequences(self, example: ExampleT) -> Sequence[TokenSequence]:
+        """The token sequences that an example's loss computes, by which micro-batches are cut to a budget of tokens."""

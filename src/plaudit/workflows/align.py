@@ -22,6 +22,7 @@ from plaudit.methods import DPO, SFT, EncodedPair, RewardConfig, encode_demonstr
 from plaudit.policies import CausalLM, Reference, Sample
 from plaudit.policies import Sequence as TokenSequence
 from plaudit.policies.base import by_context
+from plaudit.profiling import phase
 from plaudit.progress import console, track
 from plaudit.rewards import RewardModel
 from plaudit.training import RunFolder, train
@@ -38,6 +39,7 @@ from plaudit.workflows.feedback_data import (
     summarise,
 )
 from plaudit.workflows.measure import Answers, Comparison, JudgeQuality, Utility, compare_answers
+from plaudit.workflows.profile import keep_profile, profiled_run
 from plaudit.workflows.reporting import begin_report, reward_curves, training_curves, with_comparison
 from plaudit.workflows.train_reward import fit_reward_model, measure_reward_model
 
@@ -71,6 +73,18 @@ def align(
         utility: the true worth of an answer, where it is known (in a testbed).
         contexts: what to ask before and after, instead of the feedback's held-out contexts.
     """
+    with profiled_run(config.profile, dtype=config.dtype, device=config.device):
+        return _align(config, resuming=resuming, policy=policy, utility=utility, contexts=contexts)
+
+
+def _align(
+    config: AlignConfig,
+    *,
+    resuming: bool,
+    policy: CausalLM | None,
+    utility: Utility | None,
+    contexts: Sequence[Context] | None,
+) -> AlignResult:
     started = time.perf_counter()
     config = replace(config, run=config.run or new_run_folder(config.method))
     assert config.run is not None
@@ -115,6 +129,7 @@ def align(
     judged_curves = reward_curves(RunFolder(run.path / "judge")) if judge is not None else {}
     report = replace(report, curves={**training_curves(run), **judged_curves})
     page, _ = write_report(report, run.path)
+    keep_profile(report, run)
     console.print(f"{report.verdict}\nModel: {run.model}\nReport: {page}")
     return AlignResult(run, page, report, comparison)
 
@@ -197,7 +212,8 @@ class _Learner:
     def log_ratios(self, sequences: Sequence[TokenSequence]) -> list[float]:
         """log π - log π_ref of each output, summed over its tokens."""
         reference = self._sums_under_reference(sequences)
-        return (sums_of_log_prob(self.policy, sequences) - reference).tolist()
+        with phase("forward"):
+            return (sums_of_log_prob(self.policy, sequences) - reference).tolist()
 
     def _encode(self, data: FeedbackData[Any]) -> tuple[list[Any], list[Any]]:
         encoder = self.policy.encoder
@@ -230,7 +246,8 @@ class _Learner:
         if self.policy.has_adapters:
             return self.reference.log_prob_of(sequences).sum().cpu()
         untrained = CausalLM.load(self.config.model, **self.config.loading)
-        return sums_of_log_prob(untrained, sequences)
+        with phase("reference"):
+            return sums_of_log_prob(untrained, sequences)
 
 
 def _views(records: list[Feedback], config: AlignConfig) -> tuple[FeedbackData[Any], FeedbackData[Pair]]:

@@ -10,6 +10,7 @@ import torch
 
 from plaudit.feedback.records import Context
 from plaudit.policies import CausalLM, Sample
+from plaudit.profiling import phase
 from plaudit.progress import track
 from plaudit.training import RunFolder
 from plaudit.training.randomness import torch_generator
@@ -24,7 +25,7 @@ def sample_answers(
     """Sample answers to contexts; a portion at a time, so that there is progress to show."""
     answers: list[tuple[Sample, ...]] = []
     portion = max(1, config.batch_size // config.outputs_per_context)
-    with track(description, len(contexts) * config.outputs_per_context) as bar:
+    with track(description, len(contexts) * config.outputs_per_context) as bar, phase("sampling"):
         for start in range(0, len(contexts), portion):
             found = policy.sample(
                 contexts[start : start + portion],

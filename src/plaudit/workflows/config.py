@@ -83,6 +83,7 @@ class ModelConfig:
         gradient_checkpointing: less memory for a third more time.
         lora: adapters' settings.
         full: train all weights instead of adapters.
+        profile: measure where the time goes, print it at the end, and write it into the metrics and the report.
     """
 
     model: str
@@ -99,6 +100,7 @@ class ModelConfig:
     gradient_checkpointing: bool = False
     lora: Annotated[LoRA, Parameter(group="Adapters")] = LoRA()
     full: bool = False
+    profile: bool = False
 
     def __post_init__(self) -> None:
         check(self, "held_out", 0 <= self.held_out < 1, "a share in [0, 1)")

@@ -21,6 +21,7 @@ from plaudit.workflows.align import AlignResult, align
 from plaudit.workflows.answers import kept_answers
 from plaudit.workflows.config import AlignConfig, EvaluationConfig, to_mapping
 from plaudit.workflows.feedback_data import new_run_folder
+from plaudit.workflows.profile import profiled_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,7 @@ class DemoConfig:
         held_out_contexts: questions to measure with, at most 64; none of them is learned from.
         seed: of every random choice.
         device: cpu, cuda, ...; by default the GPU where there is one.
+        profile: measure where the time goes, print it at the end, and write it into the metrics and the report.
     """
 
     run: Path | None = None
@@ -46,6 +48,7 @@ class DemoConfig:
     held_out_contexts: int = 64
     seed: int = 0
     device: str | None = None
+    profile: bool = False
 
     def __post_init__(self) -> None:
         check(self, "contexts", 10 <= self.contexts <= 196, "a whole number from 10 to 196")
@@ -59,6 +62,11 @@ SAMPLING = EvaluationConfig(outputs_per_context=2, max_new_tokens=64, temperatur
 
 def demo(config: DemoConfig, *, resuming: bool = False) -> AlignResult:
     """Sample, judge, store, learn, measure; the report is ``RUN/dpo/report.html``."""
+    with profiled_run(config.profile, dtype="auto", device=config.device):
+        return _demo(config, resuming=resuming)
+
+
+def _demo(config: DemoConfig, *, resuming: bool) -> AlignResult:
     started = time.perf_counter()
     config = replace(config, run=config.run or new_run_folder("demo"))
     assert config.run is not None
@@ -107,6 +115,7 @@ def align_settings(config: DemoConfig) -> AlignConfig:
         feedback=str(config.run / "feedback.db"),
         run=config.run / "dpo",
         device=config.device,
+        profile=config.profile,
         pairs_per_ranking=1,
         max_context_tokens=128,
         max_output_tokens=128,

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from plaudit.evaluation.report import Curve, FeedbackSummary, Row, RunReport, Sample, find_warnings
+from plaudit.profiling import active
 from plaudit.training import RunFolder
 from plaudit.training.run_folder import environment, without_none
 from plaudit.workflows.measure import Answers, Comparison, JudgeQuality
@@ -23,8 +24,9 @@ def begin_report(
     config: Mapping[str, Any],
     seconds: float,
 ) -> RunReport:
-    """A report with all but the figures."""
+    """A report with all but the figures, and with those of the profile that is going on."""
     facts = environment()
+    profile = active()
     about = {
         "machine": facts["machine"],
         "Python": facts["python"],
@@ -43,6 +45,7 @@ def begin_report(
         environment=about,
         commands=(f"plaudit {config.get('workflow', 'align')} --config {run.path}/config.toml --run NEW_FOLDER",),
         config=without_none(config),
+        profile=None if profile is None else profile.figures(),
     )
 
 

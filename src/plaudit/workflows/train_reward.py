@@ -28,11 +28,17 @@ from plaudit.workflows.feedback_data import (
     summarise,
 )
 from plaudit.workflows.measure import JudgeQuality, judge_quality
+from plaudit.workflows.profile import keep_profile, profiled_run
 from plaudit.workflows.reporting import begin_report, reward_curves
 
 
 def train_reward(config: TrainRewardConfig, *, resuming: bool = False) -> RunFolder:
     """Train a reward model; its folder is ``RUN/model``, its report ``RUN/report.html``."""
+    with profiled_run(config.profile, dtype=config.dtype, device=config.device):
+        return _train_reward(config, resuming=resuming)
+
+
+def _train_reward(config: TrainRewardConfig, *, resuming: bool) -> RunFolder:
     started = time.perf_counter()
     config = replace(config, run=config.run or new_run_folder("reward"))
     assert config.run is not None
@@ -57,6 +63,7 @@ def train_reward(config: TrainRewardConfig, *, resuming: bool = False) -> RunFol
     )
     report = with_judge(report, quality, run)
     page, _ = write_report(report, run.path)
+    keep_profile(report, run)
     console.print(f"{report.verdict}\nReward model: {run.model}\nReport: {page}")
     return run
 

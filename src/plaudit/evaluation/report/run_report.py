@@ -14,6 +14,7 @@ from plaudit.evaluation.intervals import Estimate
 from plaudit.evaluation.lengths import LengthHistogram
 from plaudit.evaluation.preference import ReliabilityBin
 from plaudit.evaluation.validation import EvaluationError
+from plaudit.profile_figures import Figures
 
 Reading = Literal["better", "worse", "no clear change", "higher", "lower", "not compared"]
 
@@ -144,6 +145,7 @@ class RunReport:
         environment: versions, machine, seed, wall time.
         commands: what to type to get the same run.
         config: the resolved settings.
+        profile: where the time went, if that was measured.
     """
 
     title: str
@@ -162,6 +164,7 @@ class RunReport:
     environment: dict[str, str] = field(default_factory=dict)
     commands: tuple[str, ...] = ()
     config: dict[str, JsonValue] = field(default_factory=dict)
+    profile: Figures | None = None
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 

@@ -16,6 +16,7 @@ from plaudit.evaluation.report.escaping import markdown_block, markdown_inline, 
 from plaudit.evaluation.report.forest import forest
 from plaudit.evaluation.report.plots import curve_plot, length_plot, reliability_plot
 from plaudit.evaluation.report.run_report import RunReport
+from plaudit.profile_figures import COLUMNS
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -90,6 +91,7 @@ def _shared(report: RunReport) -> dict[str, Any]:
         "by_kind": _most_first(feedback.by_kind),
         "by_source": _most_first(feedback.by_source),
         "dropped": _most_first(feedback.dropped),
+        "profile_columns": COLUMNS,
         "config": json.dumps(report.config, indent=2, ensure_ascii=False, default=str),
     }
 
