@@ -72,11 +72,16 @@ class Profile:
         if not (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"):
             return
         given: Tensor = inputs[0]
-        flop = 2 * given.numel() * output.shape[-1]
+        slopes = given.requires_grad + module.get_parameter("weight").requires_grad if output.requires_grad else 0
+        self.count_product(given.numel() // max(1, given.shape[-1]), given.shape[-1], output.shape[-1], slopes=slopes)
+
+    def count_product(self, rows: int, inputs: int, outputs: int, *, slopes: int) -> None:
+        """Count a product of so many rows with a matrix, and as many products backward as there will be gradients."""
+        flop = 2 * rows * inputs * outputs
         self.count(flop=flop)
         # what is computed again in the backward pass was counted when it was first computed
-        if output.requires_grad and self._inside[-1] != "backward":
-            self._counts["backward"].flop += flop * (given.requires_grad + module.get_parameter("weight").requires_grad)
+        if self._inside[-1] != "backward":
+            self._counts["backward"].flop += flop * slopes
 
     def figures(self) -> Figures:
         """What was found so far."""

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from plaudit import profiling
 from plaudit.errors import require
 
 
@@ -86,9 +87,15 @@ def _forward(layer: Any, x: Tensor, *args: Any, **options: Any) -> Tensor:
         theirs: Tensor = type(layer).forward(layer, x, *args, **options)
         return theirs
     base, (name,) = layer.base_layer, active
-    return adapted_linear(
-        x, base.weight, base.bias, layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name]
-    )
+    down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
+    result = adapted_linear(x, base.weight, base.bias, down, up, layer.scaling[name])
+    if (profile := profiling.active()) is not None:
+        rows = x.numel() // max(1, x.shape[-1])
+        for matrix, trained in ((base.weight, False), (down, True), (up, True)):
+            through = x.requires_grad or matrix is up
+            slopes = through + trained if result.requires_grad else 0
+            profile.count_product(rows, matrix.shape[1], matrix.shape[0], slopes=slopes)
+    return result
 
 
 def _plain(layer: Any, name: str) -> bool:
