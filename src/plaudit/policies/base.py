@@ -35,13 +35,18 @@ class Sampling:
     """How outputs are sampled.
 
     `temperature` divides the logits (0 takes the most likely token); `top_k` and `top_p` keep the k likeliest tokens and the
-    smallest set of tokens with probability `top_p`, in this order, after the temperature.
+    smallest set of tokens with probability `top_p`, in this order, after the temperature. `min_p` keeps the tokens that are
+    at least so likely, as a share of the likeliest one's probability; `repetition_penalty` above 1 makes tokens that were
+    there before less likely; an output ends before the first of the texts in `stop`.
     """
 
     max_new_tokens: int = 256
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int | None = None
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for field, good, expected in (
@@ -49,13 +54,17 @@ class Sampling:
             ("temperature", 0 <= self.temperature < float("inf"), "a number >= 0"),
             ("top_p", 0 < self.top_p <= 1, "a number in (0, 1]"),
             ("top_k", self.top_k is None or self.top_k >= 1, "a whole number >= 1, or nothing for all tokens"),
+            ("min_p", 0 <= self.min_p <= 1, "a number in [0, 1]"),
+            ("repetition_penalty", 0 < self.repetition_penalty < float("inf"), "a number > 0"),
+            ("stop", isinstance(self.stop, tuple) and all(self.stop), "a tuple of texts that are not empty"),
         ):
             if not good:
                 raise ConfigError(f"{field}: expected {expected}, got {getattr(self, field)}")
 
     def settings(self) -> dict[str, Any]:
         """The settings as a feedback record's producer stores them."""
-        return {name: getattr(self, name) for name in self.__slots__ if getattr(self, name) is not None}
+        values = {name: getattr(self, name) for name in self.__slots__}
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items() if v is not None}
 
 
 @dataclass(frozen=True, slots=True)
