@@ -3,7 +3,22 @@
 from plaudit.policies.base import LogProb, Sample, Sampling
 from plaudit.policies.causal_lm import CausalLM
 from plaudit.policies.encoding import Encoder, Sequence
+from plaudit.policies.endpoint import Endpoint, TextSample
 from plaudit.policies.loading import QUICKSTART_MODEL, LoRA
 from plaudit.policies.reference import Reference
+from plaudit.policies.vllm_sampler import VLLMSampler
 
-__all__ = ["QUICKSTART_MODEL", "CausalLM", "Encoder", "LoRA", "LogProb", "Reference", "Sample", "Sampling", "Sequence"]
+__all__ = [
+    "QUICKSTART_MODEL",
+    "CausalLM",
+    "Encoder",
+    "Endpoint",
+    "LoRA",
+    "LogProb",
+    "Reference",
+    "Sample",
+    "Sampling",
+    "Sequence",
+    "TextSample",
+    "VLLMSampler",
+]
