@@ -1,4 +1,8 @@
-"""The wire to an OpenAI-compatible server: chat completions with retries, a deadline, and errors that name the mend."""
+"""The wire to an OpenAI-compatible server: chat completions with retries, a deadline, and errors that name the mend.
+
+Over httpx2, which the Hugging Face libraries bring along. The openai package would try again too, but sends facts about
+the machine with each request, sets no limit on all attempts together, and takes a malformed reply for a good one.
+"""
 
 from __future__ import annotations
 
