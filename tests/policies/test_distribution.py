@@ -239,7 +239,7 @@ def test_settings_that_cannot_be_sampled_with(settings, message):
 def test_settings_are_stored_without_what_is_not_set():
     assert Sampling(temperature=0.7).settings() == {"max_new_tokens": 256, "temperature": 0.7, "top_p": 1.0}
     assert Sampling(top_k=5, stop=("end",)).settings() == {
-        "max_new_tokens": 256, "temperature": 1.0, "top_p": 1.0, "top_k": 5, "stop": ("end",)
+        "max_new_tokens": 256, "temperature": 1.0, "top_p": 1.0, "top_k": 5, "stop": ["end"]
     }  # fmt: skip
 
 

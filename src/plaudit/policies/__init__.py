@@ -3,15 +3,18 @@
 from plaudit.policies.base import LogProb, Sample, Sampling
 from plaudit.policies.causal_lm import CausalLM
 from plaudit.policies.encoding import Encoder, Sequence
+from plaudit.policies.endpoint import Endpoint, TextSample
 from plaudit.policies.loading import QUICKSTART_MODEL, LoRA
 from plaudit.policies.reference import Reference
 from plaudit.policies.rows import AllowedTokens, LogitsProcessor, Row
+from plaudit.policies.vllm_sampler import VLLMSampler
 
 __all__ = [
     "QUICKSTART_MODEL",
     "AllowedTokens",
     "CausalLM",
     "Encoder",
+    "Endpoint",
     "LoRA",
     "LogProb",
     "LogitsProcessor",
@@ -20,4 +23,6 @@ __all__ = [
     "Sample",
     "Sampling",
     "Sequence",
+    "TextSample",
+    "VLLMSampler",
 ]

@@ -88,14 +88,15 @@ def _forward(layer: Any, x: Tensor, *args: Any, **options: Any) -> Tensor:
         return theirs
     base, (name,) = layer.base_layer, active
     down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
-    result = adapted_linear(x, base.weight, base.bias, down, up, layer.scaling[name])
-    if (profile := profiling.active()) is not None:
+    if (
+        profile := profiling.active()
+    ) is not None:  # beforehand: a layer that is computed again stops when it has enough
         rows = x.numel() // max(1, x.shape[-1])
-        for matrix, trained in ((base.weight, False), (down, True), (up, True)):
-            through = x.requires_grad or matrix is up
-            slopes = through + trained if result.requires_grad else 0
+        learns = torch.is_grad_enabled() and (x.requires_grad or up.requires_grad)
+        for matrix in (base.weight, down, up):
+            slopes = ((x.requires_grad or matrix is up) + matrix.requires_grad) if learns else 0
             profile.count_product(rows, matrix.shape[1], matrix.shape[0], slopes=slopes)
-    return result
+    return adapted_linear(x, base.weight, base.bias, down, up, layer.scaling[name])
 
 
 def _plain(layer: Any, name: str) -> bool:

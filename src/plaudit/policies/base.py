@@ -66,7 +66,8 @@ class Sampling:
         """The settings as a feedback record's producer stores them; those that change nothing are left out."""
         idle = {"top_k": None, "min_p": 0.0, "repetition_penalty": 1.0, "stop": ()}
         values = {name: getattr(self, name) for name in self.__slots__}
-        return {name: value for name, value in values.items() if name not in idle or value != idle[name]}
+        changing = {name: value for name, value in values.items() if name not in idle or value != idle[name]}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in changing.items()}
 
 
 @dataclass(frozen=True, slots=True)

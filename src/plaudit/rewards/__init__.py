@@ -1,5 +1,6 @@
-"""Rewards: numbers for (context, output), learned from feedback or computed by a program."""
+"""Rewards: numbers for (context, output), learned from feedback or computed by a program; and judges that are asked."""
 
+from plaudit.rewards.judges import EndpointJudge, Judged
 from plaudit.rewards.reward_model import Reward, RewardModel
 
-__all__ = ["Reward", "RewardModel"]
+__all__ = ["EndpointJudge", "Judged", "Reward", "RewardModel"]

@@ -38,7 +38,8 @@ from plaudit.workflows.feedback_data import (
     split_view,
     summarise,
 )
-from plaudit.workflows.measure import Answers, Comparison, JudgeQuality, Utility, compare_answers
+from plaudit.workflows.judging import expect_askable, judge_endpoint, kept_judgements
+from plaudit.workflows.measure import Answers, Asked, Comparison, JudgeQuality, Utility, compare_answers
 from plaudit.workflows.profile import keep_profile, profiled_run
 from plaudit.workflows.reporting import begin_report, reward_curves, training_curves, with_comparison
 from plaudit.workflows.train_reward import fit_reward_model, measure_reward_model
@@ -94,7 +95,7 @@ def _align(
             records = load_records(store, run, resuming=resuming)
         data, pairs = _views(records, config)
         expect_examples(data, held_out=config.held_out)
-        _check_judge(config.judge)
+        _check_judge(config)
         run.write_feedback_ids(dict.fromkeys((*data.record_ids, *pairs.record_ids)))
         if policy is None:
             console.print(f"Loading {config.model} ...")
@@ -115,7 +116,8 @@ def _align(
     comparison = answers = None
     if asked:
         answers = Answers(asked, before, after)
-        comparison = measure_answers(answers, judge, learner.log_ratios, policy, utility=utility, seed=seed)
+        word = _asked(config, answers, run)
+        comparison = measure_answers(answers, judge, learner.log_ratios, policy, utility=utility, seed=seed, asked=word)
     report = begin_report(
         run,
         title=f"{config.method.upper()} on {Path(config.feedback).name}",
@@ -142,8 +144,9 @@ def measure_answers(
     *,
     utility: Utility | None,
     seed: int,
+    asked: Asked | None = None,
 ) -> Comparison:
-    """Let the judge score the answers before and after, and compare them."""
+    """Let the judge score the answers before and after, or take the word of one that was asked, and compare them."""
     after = [_as_sequence(policy, context, sample) for context, _, sample in answers.rows]
     before = [_as_sequence(policy, context, sample) for context, sample, _ in answers.rows]
     rewards = None
@@ -159,6 +162,7 @@ def measure_answers(
         log_ratios=None if log_ratios is None else log_ratios(after),
         utility=utility,
         generator=numpy_generator(seed, "intervals"),
+        asked=asked,
     )
 
 
@@ -257,11 +261,14 @@ def _views(records: list[Feedback], config: AlignConfig) -> tuple[FeedbackData[A
     return (pairs if config.method == "dpo" else split(views.demonstrations(records))), pairs
 
 
-def _check_judge(judge: str) -> None:
-    if judge not in ("train", "none") and not (Path(judge).expanduser() / "reward.json").is_file():
+def _check_judge(config: AlignConfig) -> None:
+    judge = config.judge
+    if (endpoint := judge_endpoint(judge, config.judge_key_env)) is not None:
+        expect_askable(endpoint)
+    elif judge not in ("train", "none") and not (Path(judge).expanduser() / "reward.json").is_file():
         raise ConfigError(
-            "judge: expected train, none, or the folder of a reward model (RUN/model of `plaudit train reward`), "
-            f"got {judge!r}"
+            "judge: expected train, none, or the folder of a reward model (RUN/model of `plaudit train reward`), or "
+            f"openai:MODEL@URL, got {judge!r}"
         )
 
 
@@ -269,7 +276,7 @@ def _judge(
     config: AlignConfig, policy: CausalLM, pairs: FeedbackData[Pair], run: RunFolder, *, resuming: bool
 ) -> tuple[RewardModel | None, JudgeQuality | None]:
     """The judge of the answers: loaded, or trained on the training side of the comparisons."""
-    if config.judge == "none" or (config.judge == "train" and not pairs.train):
+    if config.judge == "none" or config.judge.startswith("openai:") or (config.judge == "train" and not pairs.train):
         return None, None
     seed = config.training.seed
     path = run.path / "judge"
@@ -287,6 +294,14 @@ def _judge(
     training = replace(config.judge_training, seed=seed)
     quality = fit_reward_model(model, pairs, judge_run, training, RewardConfig(), resuming=resuming and begun)
     return model, quality
+
+
+def _asked(config: AlignConfig, answers: Answers, run: RunFolder) -> Asked | None:
+    """What a judge behind an address says of the answers."""
+    if (endpoint := judge_endpoint(config.judge, config.judge_key_env)) is None:
+        return None
+    models = (config.model, str(run.model))
+    return kept_judgements(endpoint, answers, run, models=models, sampling=config.evaluation.sampling)
 
 
 @torch.no_grad()

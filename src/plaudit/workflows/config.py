@@ -18,6 +18,7 @@ from plaudit.policies import LoRA, Sampling
 from plaudit.policies.loading import DType
 from plaudit.training import TrainingConfig
 from plaudit.training.config import check, from_mapping
+from plaudit.workflows.judging import judge_endpoint
 
 ConfigT = TypeVar("ConfigT")
 
@@ -151,8 +152,9 @@ class AlignConfig(ModelConfig):
 
     Attributes:
         method: how the model learns; see `plaudit methods`.
-        judge: who compares the answers before and after: train (a reward model, on the same feedback), none, or the
-            folder of a reward model.
+        judge: who compares the answers before and after: train (a reward model, on the same feedback), none, the folder
+            of a reward model, or openai:MODEL@URL, a model behind an OpenAI-compatible address.
+        judge_key_env: name of the environment variable with the API key of a judge behind an address.
         training: the training loop.
         judge_training: the training loop of the judge, where it is trained.
         dpo: settings of the method dpo.
@@ -162,11 +164,16 @@ class AlignConfig(ModelConfig):
 
     method: Literal["dpo", "sft"] = "dpo"
     judge: str = "train"
+    judge_key_env: str | None = None
     training: Annotated[TrainingConfig, Parameter(group="Training")] = TrainingConfig()
     judge_training: Annotated[TrainingConfig, Parameter(group="Training of the judge")] = TrainingConfig()
     dpo: Annotated[DPOConfig, Parameter(group="Method: dpo")] = DPOConfig()
     sft: Annotated[SFTConfig, Parameter(group="Method: sft")] = SFTConfig()
     evaluation: Annotated[EvaluationConfig, Parameter(group="Evaluation")] = EvaluationConfig()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        judge_endpoint(self.judge, self.judge_key_env)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +184,9 @@ class EvaluateConfig:
         model: the model to look at; the model/ folder of a run, or anything `plaudit align` takes as a model.
         baseline: the model to compare it with.
         feedback: a feedback store or file; its contexts are asked, its comparisons test the judge.
-        judge: folder of the reward model that compares the answers, such as RUN/judge/model.
+        judge: who compares the answers: the folder of a reward model, such as RUN/judge/model, or openai:MODEL@URL, a
+            model behind an OpenAI-compatible address.
+        judge_key_env: name of the environment variable with the API key of a judge behind an address.
         run: where the report goes; by default a new folder in runs/.
         format: the feedback file's format, where it cannot be told from its columns.
         held_out: share of the contexts to use; the same share and seed as in training picks the ones not trained on.
@@ -191,6 +200,7 @@ class EvaluateConfig:
     baseline: str
     feedback: str
     judge: str
+    judge_key_env: str | None = None
     run: Path | None = None
     format: str | None = None
     held_out: float = 0.1
@@ -201,6 +211,7 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         check(self, "held_out", 0 < self.held_out <= 1, "a share in (0, 1]")
+        judge_endpoint(self.judge, self.judge_key_env)
 
 
 def to_mapping(config: Any) -> dict[str, Any]:

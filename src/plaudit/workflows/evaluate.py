@@ -1,4 +1,4 @@
-"""Compare two models on the same contexts with a reward model as the judge."""
+"""Compare two models on the same contexts, with a reward model or a model behind an address as the judge."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from plaudit.workflows.align import measure_answers, sums_of_log_prob
 from plaudit.workflows.answers import distinct_contexts, kept_answers
 from plaudit.workflows.config import EvaluateConfig, to_mapping
 from plaudit.workflows.feedback_data import new_run_folder, open_feedback, split_view, summarise
+from plaudit.workflows.judging import expect_askable, judge_endpoint, kept_judgements
 from plaudit.workflows.measure import Answers
 from plaudit.workflows.reporting import begin_report, with_comparison
 from plaudit.workflows.train_reward import measure_reward_model
@@ -28,12 +29,15 @@ from plaudit.workflows.train_reward import measure_reward_model
 def evaluate(config: EvaluateConfig) -> RunFolder:
     """Sample answers of both models, let the judge compare them, and write a report.
 
-    The judge is tested on the same held-out comparisons, so that the report says what its word is worth.
+    A reward model is tested on the same held-out comparisons, so that the report says what its word is worth.
     """
     started = time.perf_counter()
-    if not (Path(config.judge).expanduser() / "reward.json").is_file():
+    if (endpoint := judge_endpoint(config.judge, config.judge_key_env)) is not None:
+        expect_askable(endpoint)
+    elif not (Path(config.judge).expanduser() / "reward.json").is_file():
         raise ConfigError(
-            f"judge: expected the folder of a reward model, such as RUN/judge/model, got {config.judge!r}"
+            "judge: expected the folder of a reward model, such as RUN/judge/model, or openai:MODEL@URL, "
+            f"got {config.judge!r}"
         )
     config = replace(config, run=config.run or new_run_folder("evaluate"))
     assert config.run is not None
@@ -51,18 +55,23 @@ def evaluate(config: EvaluateConfig) -> RunFolder:
     before = kept_answers("before", run, baseline, contexts, config.evaluation, seed=config.seed)
     policy = CausalLM.load(config.model, **loading)
     after = kept_answers("after", run, policy, contexts, config.evaluation, seed=config.seed)
-    judge = RewardModel.load(config.judge, **loading)
-    encoded, _ = encode_pairs(pairs.held_out, judge.encoder)
-    quality = measure_reward_model(judge, encoded, seed=config.seed)
+    answers = Answers(contexts, before, after)
+    judge = quality = asked = None
+    if endpoint is not None:
+        models, sampling = (config.baseline, config.model), config.evaluation.sampling
+        asked = kept_judgements(endpoint, answers, run, models=models, sampling=sampling)
+    else:
+        judge = RewardModel.load(config.judge, **loading)
+        encoded, _ = encode_pairs(pairs.held_out, judge.encoder)
+        quality = measure_reward_model(judge, encoded, seed=config.seed)
     comparable = baseline.encoder.fingerprint == policy.encoder.fingerprint
 
     def log_ratios(sequences: list[TokenSequence]) -> list[float]:
         ratio = sums_of_log_prob(policy, sequences) - sums_of_log_prob(baseline, sequences)
         return ratio.tolist()
 
-    answers = Answers(contexts, before, after)
     comparison = measure_answers(
-        answers, judge, log_ratios if comparable else None, policy, utility=None, seed=config.seed
+        answers, judge, log_ratios if comparable else None, policy, utility=None, seed=config.seed, asked=asked
     )
     report = begin_report(
         run,

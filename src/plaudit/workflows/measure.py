@@ -10,6 +10,7 @@ import numpy as np
 from plaudit.evaluation import (
     Divergence,
     Estimate,
+    Judgements,
     LengthChange,
     LengthControlledWinRate,
     LengthHistogram,
@@ -105,6 +106,35 @@ class Answers:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What a judge that was asked in both orders says of the answers after (a) against those before (b)."""
+
+    judge: str
+    judgements: Judgements
+    inconsistent: int
+    cost: str
+
+    def explain(self) -> str:
+        """What the win rate was computed over."""
+        unjudged, pairs = self.judgements.could_not_judge, len(self.judgements.preferences)
+        return (
+            f"Mean preference of {self.judge} for the new model's answer, asked in both orders, ties half; over "
+            f"{pairs - unjudged} of {pairs} pairs. Could not be judged, and left out: {unjudged}. Verdict changed with the "
+            f"order: {self.inconsistent}. It took {self.cost}."
+        )
+
+    def place_row(self, clusters: Sequence[Hashable], *, generator: np.random.Generator) -> Row:
+        """The judge's bias for the place."""
+        return Row(
+            "Judge's bias for the answer shown first",
+            self.judgements.position_bias(generator=generator, clusters=clusters),
+            None,
+            0.0,
+            "By how much being shown first raises an answer's chance to win; both orders are asked, so it cancels.",
+        )
+
+
+@dataclass(frozen=True)
 class Comparison:
     """How the answers changed; what could not be measured is None."""
 
@@ -118,6 +148,7 @@ class Comparison:
     before_scores: tuple[float, ...] | None
     after_scores: tuple[float, ...] | None
     score_name: str
+    place: Row | None = None
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -152,7 +183,7 @@ class Comparison:
                 f"From {self.lengths.before} to {self.lengths.after}.",
             )
         )
-        return tuple(row for row in found if row is not None)
+        return tuple(row for row in (*found, self.place) if row is not None)
 
 
 def compare_answers(
@@ -162,15 +193,18 @@ def compare_answers(
     log_ratios: Sequence[float] | None,
     utility: Utility | None,
     generator: np.random.Generator,
+    asked: Asked | None = None,
 ) -> Comparison:
     """Measure how answers changed.
 
     Args:
         answers: before and after.
-        rewards: the judge's rewards of the answers before and after, in the order of `Answers.rows`; None without a judge.
+        rewards: the judge's rewards of the answers before and after, in the order of `Answers.rows`; None without a reward
+            model.
         log_ratios: log π - log π_ref of each answer after, summed over its tokens, nats.
         utility: the true worth of an answer, where it is known.
         generator: of the intervals.
+        asked: what a judge that gives no rewards says.
     """
     rows, clusters = answers.rows, answers.clusters
     n = len(rows)
@@ -192,25 +226,20 @@ def compare_answers(
             f"What the annotators cannot see and the answers are worth, after minus before, on {len(answers.contexts)} "
             f"held-out contexts: {np.mean(scores[0]):.3f} to {np.mean(scores[1]):.3f} on a scale from 0 to 1.",
         )
-    won = controlled = change = None
+    won = controlled = change = place = None
     if rewards is not None:
         before, after = rewards
         judge: RewardJudge[int, float] = from_rewards(lambda _, values: values)
         judgements = judge_both_orders(judge, range(n), after, before)
-        rate = win_rate(judgements, generator=generator, clusters=clusters)
-        won = Row(
-            "Win rate against the model before",
-            rate,
-            "up",
-            0.5,
-            f"Share of {n} pairs of answers in which the judge gives the new model's the higher reward; ties count half.",
+        explanation = (
+            f"Share of {n} pairs of answers in which the judge gives the new model's the higher reward; "
+            "ties count half."
         )
-        characters = [[len(sample.text) for sample in side] for side in zip(*[(b, a) for _, b, a in rows], strict=True)]
-        if len(set(clusters)) > 2:
-            controlled = length_controlled_win_rate(
-                judgements, characters[1], characters[0], generator=generator, clusters=clusters
-            )
+        won, controlled = _win_rates(judgements, explanation, answers, generator=generator)
         change = paired_difference(after, before, generator=generator, clusters=clusters)
+    elif asked is not None:
+        won, controlled = _win_rates(asked.judgements, asked.explain(), answers, generator=generator)
+        place = asked.place_row(clusters, generator=generator)
     divergence = None
     if log_ratios is not None:
         divergence = divergence_from_reference(
@@ -227,4 +256,19 @@ def compare_answers(
         before_scores=None if scores is None else tuple(map(float, scores[0])),
         after_scores=None if scores is None else tuple(map(float, scores[1])),
         score_name="true utility" if utility is not None else "reward",
+        place=place,
     )
+
+
+def _win_rates(
+    judgements: Judgements, explanation: str, answers: Answers, *, generator: np.random.Generator
+) -> tuple[Row, LengthControlledWinRate | None]:
+    """The win rate, and the length-controlled one where there are contexts enough to fit it."""
+    rows, clusters = answers.rows, answers.clusters
+    rate = win_rate(judgements, generator=generator, clusters=clusters)
+    won = Row("Win rate against the model before", rate, "up", 0.5, explanation)
+    judged = {name for name, value in zip(clusters, judgements.preferences, strict=True) if value is not None}
+    if len(judged) <= 2:
+        return won, None
+    before, after = ([len(row[side].text) for row in rows] for side in (1, 2))
+    return won, length_controlled_win_rate(judgements, after, before, generator=generator, clusters=clusters)
