@@ -76,6 +76,14 @@ def build_model(tokenizer, *, seed: int = 0):
         return LlamaForCausalLM(config)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory) -> Path:
+    """No test reads or writes the user's own cache; tests that count what is computed take a folder of their own."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["PLAUDIT_CACHE"] = str(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> Path:
     """A folder with the tiny chat model in the transformers format."""

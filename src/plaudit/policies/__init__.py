@@ -5,5 +5,17 @@ from plaudit.policies.causal_lm import CausalLM
 from plaudit.policies.encoding import Encoder, Sequence
 from plaudit.policies.loading import QUICKSTART_MODEL, LoRA
 from plaudit.policies.reference import Reference
+from plaudit.policies.reference_cache import ReferenceCache
 
-__all__ = ["QUICKSTART_MODEL", "CausalLM", "Encoder", "LoRA", "LogProb", "Reference", "Sample", "Sampling", "Sequence"]
+__all__ = [
+    "QUICKSTART_MODEL",
+    "CausalLM",
+    "Encoder",
+    "LoRA",
+    "LogProb",
+    "Reference",
+    "ReferenceCache",
+    "Sample",
+    "Sampling",
+    "Sequence",
+]
