@@ -124,6 +124,11 @@ def load_tokenizer(location: str | Path, **options: Any) -> Any:
         ) from error
 
 
+def vocabulary_of(model: Any) -> int:
+    """How many token ids a model knows; often some more than its tokenizer has."""
+    return int(model.get_input_embeddings().weight.shape[0])
+
+
 def add_adapters(model: Any, lora: LoRA, *, name: str = "default", seed: int) -> Any:
     """Put fresh adapters on a model, or further ones on a model that has some; their weights depend on the seed only."""
     peft = require("peft", extra="lm")

@@ -87,6 +87,8 @@ def align(
             policy = CausalLM.load(
                 config.model, **config.loading, gradient_checkpointing=config.gradient_checkpointing, seed=seed
             )
+    if config.evaluation.contexts:
+        policy.expect_room(config.evaluation.max_new_tokens)
     asked = distinct_contexts(
         contexts or [example.context for example in (*data.held_out, *pairs.held_out)],
         config.evaluation.contexts,
