@@ -16,7 +16,6 @@ from plaudit.policies.limits import expect_positions, positions_of
 from plaudit.rewards import RewardModel
 
 from .conftest import answer, ask
-from .families import build
 
 SHORT = Sampling(max_new_tokens=3)
 
