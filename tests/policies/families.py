@@ -13,7 +13,7 @@ _SIZE: dict[str, Any] = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
+    "max_position_embeddings": 2048,
     "pad_token_id": 0,
     "bos_token_id": None,
     "eos_token_id": 1,
@@ -37,7 +37,14 @@ def build(family: str, *, seed: int = 0) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     if family == "gpt2":
-        size = {"vocab_size": 61, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128, "initializer_range": 0.2}
+        size = {
+            "vocab_size": 61,
+            "n_embd": 32,
+            "n_layer": 2,
+            "n_head": 4,
+            "n_positions": 2048,
+            "initializer_range": 0.2,
+        }
         config = AutoConfig.for_model("gpt2", **size, bos_token_id=None, eos_token_id=1, pad_token_id=0)
     else:
         config = AutoConfig.for_model(family, **{**_SIZE, **_OWN[family]})

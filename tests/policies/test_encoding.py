@@ -205,6 +205,20 @@ def test_tokens_of_another_tokenizer_are_refused(encoder, plain, place):
         encoder.sequence(context, output)
 
 
+@pytest.mark.parametrize("part", ["context", "output"])
+@pytest.mark.parametrize("token", [-1, 60, 10**6])
+def test_token_ids_that_the_model_does_not_know_are_named(tokenizer, part, token):
+    """Records refuse negative ids themselves; they are made without validation here, as a program may."""
+    encoder = Encoder(tokenizer, vocabulary=60)
+    known = Tokens(ids=(0, 59), tokenizer=encoder.fingerprint, text="?")
+    wrong = known.model_copy(update={"ids": (5, token, 6)})
+    context, output = (wrong, known) if part == "context" else (known, wrong)
+    encoder.sequence(Context(content=known), Output(content=known))
+    message = f"The {part}'s token ids: expected whole numbers from 0 to 59, .* got {token} at place 1.* {part} as text"
+    with pytest.raises(PolicyError, match=message):
+        encoder.sequence(Context(content=context), Output(content=output))
+
+
 def test_a_fingerprint_is_the_vocabularys_and_the_templates(tokenizer, plain_tokenizer):
     own = Encoder(tokenizer).fingerprint
     assert own == Encoder(copy.deepcopy(tokenizer)).fingerprint

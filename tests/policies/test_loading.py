@@ -64,6 +64,23 @@ def test_lora_targets_may_be_named(tiny_model):
     assert all("q_proj" in name for name in names)
 
 
+def test_dora_trains_a_length_beside_each_adapter(tiny_model):
+    """``W' = m (W + B A) / |W + B A|``, a length for each output: with ``m = 2 |W|`` and ``B = 0`` all weights double."""
+    policy = load(tiny_model, lora=LoRA(rank=2, dora=True), dtype="bfloat16")
+    lengths = {name: w for name, w in policy.scorer.named_parameters() if "lora_magnitude_vector" in name}
+    assert len(lengths) == 2 * 7
+    assert all(weight.requires_grad and weight.dtype == torch.float32 for weight in lengths.values())
+    policy = load(tiny_model, lora=LoRA(rank=2, dora=True))
+    torch.testing.assert_close(sums(policy), sums(load(tiny_model)), rtol=0, atol=1e-4)
+    linear = policy.model.model.model.layers[0].mlp.up_proj
+    with torch.no_grad():
+        linear.lora_magnitude_vector["default"].weight.mul_(2)
+    x = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(linear(x), 2 * linear.base_layer(x))
+    with policy.without_adapters():
+        torch.testing.assert_close(sums(policy), sums(load(tiny_model)), rtol=0, atol=1e-5)
+
+
 def test_fresh_adapters_change_nothing_and_depend_on_the_seed_only(tiny_model):
     state = torch.random.get_rng_state()
     policies = [load(tiny_model, lora=LoRA(rank=2), seed=seed) for seed in (0, 0, 1)]
@@ -89,7 +106,7 @@ def test_lora_settings_are_checked(settings, message):
 # --- round trips ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("lora", [None, LoRA(rank=2)], ids=["full", "lora"])
+@pytest.mark.parametrize("lora", [None, LoRA(rank=2), LoRA(rank=2, dora=True)], ids=["full", "lora", "dora"])
 def test_a_saved_policy_comes_back(tiny_model, tmp_path, lora):
     policy = perturb(load(tiny_model, lora=lora))
     policy.save(tmp_path / "model")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from plaudit.errors import CheckpointError
 from plaudit.policies import CausalLM, LoRA
 from plaudit.training.loop import console
 
-from .worlds import LM_STEPS, POINTS, Fit, Point, dpo_run, fit, identical, settings, state_of, timeless
+from .worlds import LM_SETTINGS, LM_STEPS, POINTS, Fit, Point, dpo_run, fit, identical, settings, state_of, timeless
 
 STEPS = 9
 HELD_OUT = [Point(1.5, 0.5), Point(-1, 2)]
@@ -152,14 +154,16 @@ def test_without_a_checkpoint_a_run_begins(tmp_path, world):
 # --- language models ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("lora", [None, LoRA(rank=2)], ids=["full", "lora"])
-def test_a_language_models_run_goes_on_bit_identically_after_every_step(tiny_model, tmp_path, lora):
-    whole = dpo_run(tiny_model, tmp_path / "whole", lora)
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit"])
+@pytest.mark.parametrize("lora", [None, LoRA(rank=2), LoRA(rank=2, dora=True)], ids=["full", "lora", "dora"])
+def test_a_language_models_run_goes_on_bit_identically_after_every_step(tiny_model, tmp_path, lora, optimizer):
+    run = partial(dpo_run, tiny_model, lora=lora, config=replace(LM_SETTINGS, optimizer=optimizer))
+    whole = run(folder=tmp_path / "whole")
     untrained = CausalLM.load(tiny_model, lora=lora, dtype="float32").scorer
     assert not identical(whole, {name: untrained.get_parameter(name) for name in whole})
     for step in range(1, LM_STEPS):
-        dpo_run(tiny_model, tmp_path / str(step), lora, stop_after=step)
-        assert identical(dpo_run(tiny_model, tmp_path / str(step), lora, resume=True), whole)
+        run(folder=tmp_path / str(step), stop_after=step)
+        assert identical(run(folder=tmp_path / str(step), resume=True), whole)
 
 
 def test_a_run_with_other_adapters_cannot_go_on(tiny_model, tmp_path):

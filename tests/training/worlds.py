@@ -101,7 +101,9 @@ LM_STEPS = 4
 LM_SETTINGS = TrainingConfig(batch_size=3, micro_batch_size=2, learning_rate=1e-2, checkpoint_every=1)
 
 
-def dpo_run(model: Path, folder: Path, lora: LoRA | None, **options) -> dict[str, torch.Tensor]:
+def dpo_run(
+    model: Path, folder: Path, lora: LoRA | None, *, config: TrainingConfig = LM_SETTINGS, **options
+) -> dict[str, torch.Tensor]:
     """DPO on a freshly loaded policy; returns the trained weights."""
     policy = CausalLM.load(model, lora=lora, dtype="float32")
     generator = torch.Generator().manual_seed(0)
@@ -117,5 +119,5 @@ def dpo_run(model: Path, folder: Path, lora: LoRA | None, **options) -> dict[str
     reference.prepare([sequence for pair in pairs for sequence in (pair.chosen, pair.rejected)])
     method = DPO(policy, reference, pairs, DPOConfig())
     folder.mkdir(exist_ok=True)
-    train(method, RunFolder(folder), LM_SETTINGS, steps=LM_STEPS, **options)
+    train(method, RunFolder(folder), config, steps=LM_STEPS, **options)
     return {name: weight.detach() for name, weight in policy.scorer.named_parameters() if weight.requires_grad}

@@ -6,6 +6,7 @@ from plaudit.policies.encoding import Encoder, Sequence
 from plaudit.policies.endpoint import Endpoint, TextSample
 from plaudit.policies.loading import QUICKSTART_MODEL, LoRA
 from plaudit.policies.reference import Reference
+from plaudit.policies.reference_cache import ReferenceCache
 from plaudit.policies.rows import AllowedTokens, LogitsProcessor, Row
 from plaudit.policies.vllm_sampler import VLLMSampler
 
@@ -19,6 +20,7 @@ __all__ = [
     "LogProb",
     "LogitsProcessor",
     "Reference",
+    "ReferenceCache",
     "Row",
     "Sample",
     "Sampling",

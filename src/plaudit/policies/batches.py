@@ -11,8 +11,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from plaudit.policies.encoding import Sequence
+from plaudit.policies.flex_attention import FlexPlan
 from plaudit.policies.prefix_tree import PrefixTree
-from plaudit.policies.tree_attention import Plan
+from plaudit.policies.tree_attention import Plan, plan_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ class PackedBatch:
 
     input_ids: Int[Tensor, "1 S"]
     position_ids: Int[Tensor, "1 S"]
-    plan: Plan
+    plan: Plan | FlexPlan
     places: Int[Tensor, " M"]
     targets: Int[Tensor, " M"]
     mask: Bool[Tensor, "N T"]
@@ -102,7 +103,7 @@ class PackedBatch:
             places.append(path[len(sequence.context) + counted - 1])
             targets.append(torch.tensor(sequence.output, dtype=torch.long)[counted])
         last = torch.tensor([int(path[-1]) for path in tree.places], dtype=torch.long)
-        plan = Plan.of(tree, device=device)
+        plan = plan_of(tree, device=device)
         ids, positions = tree.token_ids[None].to(device), tree.position_ids[None].to(device)
         rows = (part.to(device) for part in (torch.cat(places), torch.cat(targets), mask, last))
         return cls(ids, positions, plan, *rows)

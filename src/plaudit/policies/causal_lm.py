@@ -17,6 +17,7 @@ from plaudit.feedback.records import Context, Output, Producer, Tokens
 from plaudit.policies.base import LogProb, Sample, Sampling
 from plaudit.policies.decoding import decode
 from plaudit.policies.encoding import Encoder, Sequence
+from plaudit.policies.limits import expect_positions
 from plaudit.policies.loading import (
     DType,
     LoRA,
@@ -26,6 +27,7 @@ from plaudit.policies.loading import (
     quiet_transformers,
     recompute_layers,
     save_adapters,
+    vocabulary_of,
 )
 from plaudit.policies.packing import Packer
 from plaudit.policies.rows import LogitsProcessor, new_rows
@@ -46,6 +48,7 @@ class CausalLM:
         self.name = name
         self.encoder = encoder
         self.compute_dtype = compute_dtype
+        expect_positions(model, context=encoder.max_context_tokens, output=encoder.max_output_tokens)
         scorer = TokenScorer(model.eval(), compute_dtype=compute_dtype)
         scorer.check_head(causal_lm_of(model).config.vocab_size)
         self.scorer: nn.Module = scorer
@@ -81,6 +84,7 @@ class CausalLM:
 
         Raises:
             PolicyError: the model cannot be loaded.
+            ConfigError: the model has fewer positions than the longest context and output need.
             MissingExtra: transformers or peft is not installed.
         """
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -91,7 +95,12 @@ class CausalLM:
             model.peft_config["default"].base_model_name_or_path = str(source)
         if gradient_checkpointing:
             recompute_layers(model)
-        encoder = Encoder(tokenizer, max_context_tokens=max_context_tokens, max_output_tokens=max_output_tokens)
+        encoder = Encoder(
+            tokenizer,
+            max_context_tokens=max_context_tokens,
+            max_output_tokens=max_output_tokens,
+            vocabulary=vocabulary_of(model),
+        )
         return cls(model.to(place), encoder, name=str(source), compute_dtype=compute_dtype)
 
     @property
@@ -108,6 +117,15 @@ class CausalLM:
     def has_adapters(self) -> bool:
         """Whether the weights are frozen below adapters."""
         return hasattr(self.model, "disable_adapter")
+
+    def expect_room(self, max_new_tokens: int) -> None:
+        """Check that outputs of this length can be sampled after contexts of any length.
+
+        Raises:
+            ConfigError: the model has too few positions.
+        """
+        context = self.encoder.max_context_tokens
+        expect_positions(self.model, context=context, output=max_new_tokens, output_name="max_new_tokens")
 
     def log_prob(self, contexts: Rows[Context], outputs: Rows[Output]) -> LogProb:
         """Log-probability of every token of N outputs, given their N contexts; with gradients where they are enabled."""
@@ -170,6 +188,8 @@ class CausalLM:
             raise ValueError(f"n: expected a whole number >= 1, got {n}")
         sampling = sampling or Sampling()
         encoded = [self.encoder.context(context) for context in contexts]
+        longest = max(map(len, encoded), default=0)
+        expect_positions(self.model, context=longest, output=sampling.max_new_tokens, output_name="max_new_tokens")
         rows = new_rows(encoded, n, generator)
         ends = self.encoder.ends(sampling.stop)
         outputs = decode(
@@ -179,7 +199,7 @@ class CausalLM:
             sampling=sampling,
             ends=ends,
             device=self.device,
-            shares=self.packer.fits(max(map(len, encoded), default=0) + sampling.max_new_tokens),
+            shares=self.packer.shares_cache and self.packer.fits(longest + sampling.max_new_tokens),
             processors=processors,
         )
         idle = self._untrained()

@@ -49,9 +49,17 @@ class Encoder:
     An output's tokens are the assistant's turn without the template's frame, then the token that ends a turn. Contexts
     longer than `max_context_tokens` lose their beginning, outputs longer than `max_output_tokens` lose their end (and then
     have no stop token); `truncated` counts both. Without a chat template, a chat is a transcript with names and colons.
+    `vocabulary` is how many token ids the model knows; others are an error where it is given.
     """
 
-    def __init__(self, tokenizer: Any, *, max_context_tokens: int = 1024, max_output_tokens: int = 1024) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        max_context_tokens: int = 1024,
+        max_output_tokens: int = 1024,
+        vocabulary: int | None = None,
+    ) -> None:
         for field, value in (("max_context_tokens", max_context_tokens), ("max_output_tokens", max_output_tokens)):
             if value < 1:
                 raise ConfigError(f"{field}: expected a whole number >= 1, got {value}")
@@ -60,6 +68,7 @@ class Encoder:
         self.tokenizer = tokenizer
         self.max_context_tokens = max_context_tokens
         self.max_output_tokens = max_output_tokens
+        self.vocabulary = vocabulary
         self.truncated = 0
 
     @cached_property
@@ -102,6 +111,7 @@ class Encoder:
                 raise PolicyError(
                     f"A language model is asked with text, chat or tokens, got a context of type {other.type}."
                 )
+        self._expect_known(ids, "context")
         if len(ids) > self.max_context_tokens:
             self.truncated += 1
             ids = ids[-self.max_context_tokens :]
@@ -126,6 +136,7 @@ class Encoder:
                 raise PolicyError(
                     f"A language model answers with text, chat or tokens, got an output of type {other.type}."
                 )
+        self._expect_known(ids, "output")
         if len(ids) > self.max_output_tokens:
             self.truncated += 1
             ids, mask = ids[: self.max_output_tokens], mask[: self.max_output_tokens]
@@ -219,3 +230,13 @@ class Encoder:
                 f"These token ids belong to the tokenizer {name}, this model's is {self.fingerprint}. "
                 "Import the outputs as text to use them with another model."
             )
+
+    def _expect_known(self, ids: TokenIds, part: str) -> None:
+        if self.vocabulary is None or not ids or (min(ids) >= 0 and max(ids) < self.vocabulary):
+            return
+        place, token = next((place, token) for place, token in enumerate(ids) if not 0 <= token < self.vocabulary)
+        raise PolicyError(
+            f"The {part}'s token ids: expected whole numbers from 0 to {self.vocabulary - 1}, the model's vocabulary, got "
+            f"{token} at place {place}. They come from another model or tokenizer: use the tokenizer that came with this "
+            f"model, and give the {part} as text."
+        )

@@ -32,11 +32,14 @@ class LoRA:
         rank: the adapters' width; more can learn more, and costs more memory.
         alpha: alpha / rank scales the adapters' effect.
         targets: names of the modules that get one; by default every linear layer of the trunk.
+        dora: train each weight's length apart from its direction (DoRA, Liu et al., arXiv 2402.09353), which comes closer
+            to training all weights and costs more time.
     """
 
     rank: int = 16
     alpha: float = 32.0
     targets: tuple[str, ...] | None = None
+    dora: bool = False
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -52,6 +55,7 @@ class LoRA:
             lora_alpha=self.alpha,
             lora_dropout=0.0,
             target_modules=list(self.targets) if self.targets else "all-linear",
+            use_dora=self.dora,
             task_type="CAUSAL_LM",
         )
 
@@ -125,10 +129,15 @@ def load_tokenizer(location: str | Path, **options: Any) -> Any:
         ) from error
 
 
+def vocabulary_of(model: Any) -> int:
+    """How many token ids a model knows; often some more than its tokenizer has."""
+    return int(model.get_input_embeddings().weight.shape[0])
+
+
 def add_adapters(model: Any, lora: LoRA, *, name: str = "default", seed: int) -> Any:
     """Put fresh adapters on a model, or further ones on a model that has some; their weights depend on the seed only."""
-    peft = require("peft", extra="lm")
     with torch.random.fork_rng(devices=[]), quiet_transformers():
+        peft = require("peft", extra="lm")  # which imports bitsandbytes where it is installed, and that is talkative
         torch.manual_seed(seed)
         if hasattr(model, "peft_config"):
             model.add_adapter(name, lora.peft_config())
@@ -143,11 +152,11 @@ def load_adapters(model: Any, folder: Path, *, name: str = "default", trainable:
     Raises:
         PolicyError: they are not there, are damaged, or belong to another model.
     """
-    peft = require("peft", extra="lm")
     if not (folder / "adapter_model.safetensors").is_file():  # else peft would look for them on the hub
         raise PolicyError(f"The folder {str(folder)!r} holds no adapter_model.safetensors.")
     try:
         with quiet_transformers():
+            peft = require("peft", extra="lm")
             model = peft.PeftModel.from_pretrained(model, folder, adapter_name=name, is_trainable=trainable)
             return fuse_adapters(model)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:

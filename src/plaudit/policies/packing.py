@@ -26,12 +26,18 @@ class Packer:
         config = causal_lm_of(model).config
         limited = getattr(config, "use_sliding_window", True)
         self.window: int | None = getattr(config, "sliding_window", None) if limited else None
+        self._on_cpu = next(model.parameters()).device.type == "cpu"
         self.packs = _agrees(model, config.vocab_size, compute_dtype)
         if not self.packs:
             console.print(
                 f"{type(causal_lm_of(model)).__name__} cannot share a prompt among its outputs: "
                 "every output is computed with a prompt of its own."
             )
+
+    @property
+    def shares_cache(self) -> bool:
+        """Whether sampling can read a prompt's keys once for all its rows: where it packs, with the CPU's kernel only."""
+        return self.packs and self._on_cpu
 
     def fits(self, length: int) -> bool:
         """Whether sequences up to this length can be packed."""

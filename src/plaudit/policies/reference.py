@@ -18,6 +18,7 @@ from plaudit.errors import CheckpointError, PolicyError
 from plaudit.policies.base import LogProb, by_context
 from plaudit.policies.causal_lm import CausalLM
 from plaudit.policies.encoding import Sequence
+from plaudit.policies.reference_cache import ReferenceCache, cache_key, reference_fingerprint
 from plaudit.profiling import phase
 
 
@@ -27,29 +28,42 @@ class Reference:
     Under adapters the frozen weights below them are the reference and are asked whenever a sequence is new. Without adapters
     the weights themselves are the reference until they change: what training will read is computed beforehand with
     `prepare`, and a sequence that was not prepared is an error once the weights have moved.
+
+    Args:
+        policy: whose reference this is.
+        batch_size: sequences that are computed at once.
+        shared: what other runs computed under the same weights and settings is taken from here, and what is new goes there.
+            Such values are equal to own ones up to rounding, since other sequences shared their batch.
     """
 
-    def __init__(self, policy: CausalLM, *, batch_size: int = 16) -> None:
+    def __init__(self, policy: CausalLM, *, batch_size: int = 16, shared: ReferenceCache | None = None) -> None:
         self._policy = policy
         self._batch_size = batch_size
+        self._shared = shared
+        self._fingerprint: bytes | None = None
         self._cache: dict[str, Tensor] = {}
         self._versions = None if policy.has_adapters else self._weight_versions()
 
     def prepare(self, sequences: Rows[Sequence], *, progress: Callable[[int], None] | None = None) -> None:
         """Compute what is not cached yet; `progress` is told how many sequences each pass finished."""
-        missing = list({sequence.key: sequence for sequence in sequences if sequence.key not in self._cache}.values())
-        if progress and len(missing) < len(sequences):
-            progress(len(sequences) - len(missing))
+        missing = self._missing(sequences)
         if missing and self._versions is not None and self._versions != self._weight_versions():
             raise PolicyError(
                 "The weights have changed since the reference was taken, and "
                 f"{len(missing)} sequences were not prepared before. Prepare every sequence before training, or use LoRA."
             )
+        if missing and self._shared is not None:
+            self._take(missing, self._shared)
+            missing = self._missing(missing)
+        if progress and len(missing) < len(sequences):
+            progress(len(sequences) - len(missing))
         for indices in by_context([sequence.context for sequence in missing], self._batch_size):
             batch = [missing[index] for index in indices]
             values = self._compute(batch)
             for sequence, row, mask in zip(batch, values.per_step.cpu(), values.mask.cpu(), strict=True):
                 self._cache[sequence.key] = row[mask].clone()
+            if self._shared is not None:
+                self._shared.put({self._shared_key(sequence): self._cache[sequence.key] for sequence in batch})
             if progress:
                 progress(len(batch))
 
@@ -79,6 +93,28 @@ class Reference:
                 self._cache.update({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118 - no mapping
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"Cannot read the reference log-probabilities in {path}: {error}") from error
+
+    def _missing(self, sequences: Rows[Sequence]) -> list[Sequence]:
+        return list({sequence.key: sequence for sequence in sequences if sequence.key not in self._cache}.values())
+
+    def _take(self, sequences: Rows[Sequence], shared: ReferenceCache) -> None:
+        """Take what the shared cache has of these sequences."""
+        by_key = {self._shared_key(sequence): sequence for sequence in sequences}
+        for key, values in shared.get(list(by_key)).items():
+            if len(values) == sum(by_key[key].mask):
+                self._cache[by_key[key].key] = values
+
+    def _shared_key(self, sequence: Sequence) -> bytes:
+        """Asked only while the weights are the reference's, so that the fingerprint is taken when first needed."""
+        if self._fingerprint is None:
+            policy = self._policy
+            settings = {
+                "compute_dtype": str(policy.compute_dtype),
+                "device": policy.device.type,
+                "packs": policy.packer.packs,
+            }
+            self._fingerprint = reference_fingerprint(policy.model, settings=settings)
+        return cache_key(self._fingerprint, sequence.key)
 
     @torch.no_grad()
     def _compute(self, sequences: list[Sequence]) -> LogProb:

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from plaudit.errors import PolicyError
 from plaudit.policies.base import LogProb
 from plaudit.policies.batches import Batch, PaddedBatch
 from plaudit.policies.encoding import Sequence
@@ -52,17 +53,31 @@ class TokenScorer(nn.Module):
         position_ids: Int[Tensor, "N S"],
         cache: Any,
     ) -> tuple[Float[Tensor, "N V"], Any]:
-        """Logits of the token after the last column, and the cache that holds all columns so far."""
+        """Logits of the token after the last column, and the cache that holds all columns so far.
+
+        Raises:
+            PolicyError: the model keeps no cache of keys and values.
+        """
         count(tokens=input_ids.numel(), positions=len(input_ids))
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
         with autocast(self.compute_dtype, input_ids.device):
             if self.whole_logits:
                 result = self.model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
-                return result.logits[:, -1].float(), result.past_key_values
+                return result.logits[:, -1].float(), self._cache_of(result)
             model = causal_lm_of(self.model)
             result = decoder_of(model)(**inputs, past_key_values=cache, use_cache=True)
             # contiguous: a strided [N, 1, D] slice would send the head through a batched product, many times slower
-            return head_logits(model, result.last_hidden_state[:, -1].contiguous()).float(), result.past_key_values
+            return head_logits(model, result.last_hidden_state[:, -1].contiguous()).float(), self._cache_of(result)
+
+    def _cache_of(self, result: Any) -> Any:
+        cache = getattr(result, "past_key_values", None)
+        if cache is None:
+            name = type(causal_lm_of(self.model)).__name__
+            raise PolicyError(
+                f"{name} returns no cache of keys and values (past_key_values), so it cannot be sampled from token by token. "
+                "It can be trained on outputs that are there already."
+            )
+        return cache
 
     def packed_logits(self, inputs: dict[str, Any], rows: Int[Tensor, " N"] | None = None) -> Float[Tensor, "N V"]:
         """Logits at some places of a packed pass, or at all of them."""

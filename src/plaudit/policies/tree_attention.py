@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from plaudit.errors import require
 from plaudit.objectives.arguments import widened
+from plaudit.policies.flex_attention import FlexPlan, flex_tree_attention
 from plaudit.policies.prefix_tree import PrefixTree, Segment
 
 NAME = "plaudit"
@@ -64,6 +65,11 @@ class Plan:
             bundles.append(torch.where(inside, starts + steps, starts).to(device))
             valid.append(inside.to(device))
         return cls(tuple(runs), tuple(bundles), tuple(valid), parents)
+
+
+def plan_of(tree: PrefixTree, *, device: torch.device) -> Plan | FlexPlan:
+    """The plan of a tree for a device: calls of the CPU's kernel there, a mask for FlexAttention elsewhere."""
+    return Plan.of(tree, device=device) if device.type == "cpu" else FlexPlan.of(tree, device=device)
 
 
 def _alike(leaves: list[Segment]) -> Iterator[list[Segment]]:
@@ -179,6 +185,8 @@ def attend(
     if cache is not None:
         cache.keep_prompts(module.layer_idx, key, value)
         plan = cache.plan
+    if isinstance(plan, FlexPlan):
+        return flex_tree_attention(query, key, value, plan, scale).transpose(1, 2), None
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:
         key, value = (x.repeat_interleave(repeats, 1) for x in (key, value))

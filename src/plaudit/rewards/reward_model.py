@@ -22,6 +22,7 @@ from plaudit.policies.base import by_context
 from plaudit.policies.batches import Batch
 from plaudit.policies.causal_lm import CausalLM
 from plaudit.policies.encoding import Encoder, Sequence
+from plaudit.policies.limits import expect_positions
 from plaudit.policies.loading import (
     DType,
     LoRA,
@@ -32,6 +33,7 @@ from plaudit.policies.loading import (
     load_tokenizer,
     quiet_transformers,
     save_adapters,
+    vocabulary_of,
 )
 from plaudit.policies.packing import Packer
 from plaudit.policies.scoring import autocast, causal_lm_of, decoder_of
@@ -81,6 +83,7 @@ class RewardModel:
     """
 
     def __init__(self, scorer: RewardScorer, encoder: Encoder, *, base: str, packer: Packer | None = None) -> None:
+        expect_positions(scorer.model, context=encoder.max_context_tokens, output=encoder.max_output_tokens)
         self.scorer: nn.Module = scorer
         self.packer = packer or Packer(scorer.model, compute_dtype=scorer.compute_dtype)
         self.encoder = encoder
@@ -105,6 +108,7 @@ class RewardModel:
 
         Raises:
             PolicyError: the trunk cannot be loaded.
+            ConfigError: the trunk has fewer positions than the longest context and output need.
             CheckpointError: the folder holds a reward model that is damaged.
         """
         folder = Path(source).expanduser()
@@ -117,7 +121,12 @@ class RewardModel:
             model = add_adapters(model, lora, name=ADAPTER, seed=seed)
         else:
             _freeze_untied_head(model)
-        encoder = Encoder(tokenizer, max_context_tokens=max_context_tokens, max_output_tokens=max_output_tokens)
+        encoder = Encoder(
+            tokenizer,
+            max_context_tokens=max_context_tokens,
+            max_output_tokens=max_output_tokens,
+            vocabulary=vocabulary_of(model),
+        )
         generator = torch.Generator().manual_seed(seed)
         scorer = RewardScorer(model.eval(), compute_dtype=compute_dtype, generator=generator).to(place)
         return cls(scorer, encoder, base=str(source))
@@ -233,7 +242,7 @@ def _restore(folder: Path, *, dtype: DType, device: str | torch.device | None) -
         )
     with torch.no_grad():
         scorer.head.weight.copy_(head)
-    reward = RewardModel(scorer.to(place), Encoder(tokenizer, **limits), base=base)
+    reward = RewardModel(scorer.to(place), Encoder(tokenizer, **limits, vocabulary=vocabulary_of(model)), base=base)
     reward.offset = offset
     return reward
 

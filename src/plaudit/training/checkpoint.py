@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -135,20 +135,39 @@ def _verified_state(path: Path) -> Mapping[str, Any]:
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    state = optimizer.state_dict()["state"]
-    return {
-        f"{index}.{name}": torch.as_tensor(value).detach().cpu().contiguous()
-        for index, values in state.items()
-        for name, value in values.items()
-    }
+    """The optimiser's state as tensors ``index.name``, and ``index.part/name`` where the state has parts.
+
+    Whole numbers become integer tensors of no dimension. What several parameters share, as the tables of 8-bit codes, is
+    written for each: safetensors takes no tensors that share memory.
+    """
+    tensors: dict[str, Tensor] = {}
+    written: set[int] = set()
+    for index, values in optimizer.state_dict()["state"].items():
+        for name, value in _flat(values):
+            tensor = torch.as_tensor(value).detach().cpu().contiguous()
+            place = tensor.untyped_storage().data_ptr()
+            tensors[f"{index}.{name}"] = tensor.clone() if place in written else tensor
+            written.add(place)
+    return tensors
+
+
+def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}/{inner}", part) for inner, part in value.items())
+        else:
+            yield name, value
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     whole = optimizer.state_dict()
-    state: dict[int, dict[str, Tensor]] = {}
+    state: dict[int, dict[str, Any]] = {}
     for key, value in tensors.items():
         index, _, name = key.partition(".")
-        state.setdefault(int(index), {})[name] = value
+        part, slash, inner = name.partition("/")
+        values = state.setdefault(int(index), {})
+        number = value.ndim == 0 and not value.is_floating_point()
+        (values.setdefault(part, {}) if slash else values)[inner or name] = value.item() if number else value
     optimizer.load_state_dict({**whole, "state": state})
 
 

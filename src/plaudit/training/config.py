@@ -24,6 +24,7 @@ class TrainingConfig:
         micro_batch_size: examples whose gradients are computed at once on one process; less memory, the same result.
         micro_batch_tokens: distinct tokens whose gradients are computed at once on one process, a context that examples
             share counted once; set, it replaces micro_batch_size. An example that alone has more goes alone.
+        optimizer: AdamW, or AdamW whose two moments take 8 bits a weight each instead of 32.
         learning_rate: peak step size of AdamW.
         schedule: how the learning rate falls after the warm-up: to 0 along a cosine or a line, or not at all.
         warmup_ratio: share of the steps over which the learning rate rises from 0.
@@ -45,6 +46,7 @@ class TrainingConfig:
     batch_size: int = 16
     micro_batch_size: int = 8
     micro_batch_tokens: int | None = None
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
     learning_rate: float = 1e-4
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_ratio: float = 0.1
@@ -67,6 +69,7 @@ class TrainingConfig:
             check(self, name, value is None or whole(value, 1), "a whole number >= 1, or nothing")
         for name in ("batch_size", "micro_batch_size", "keep_checkpoints"):
             check(self, name, whole(getattr(self, name), 1), "a whole number >= 1")
+        check(self, "optimizer", self.optimizer in ("adamw", "adamw8bit"), "adamw or adamw8bit")
         check(self, "learning_rate", 0 < self.learning_rate < math.inf, "a number > 0")
         check(self, "schedule", self.schedule in ("cosine", "linear", "constant"), "cosine, linear or constant")
         for name in ("warmup_ratio", "adam_beta1", "adam_beta2"):

@@ -31,6 +31,7 @@ from plaudit.training.checkpoint import (
 from plaudit.training.config import TrainingConfig
 from plaudit.training.method import ExampleLoss, Method, Step
 from plaudit.training.micro_batches import by_size, by_tokens
+from plaudit.training.optimizers import make_optimizer
 from plaudit.training.randomness import derive
 from plaudit.training.run_folder import RunFolder
 
@@ -87,13 +88,7 @@ class _Loop(Generic[ExampleT]):
         self.weights = list(trained_weights(self.module).values())
         if not self.weights:
             raise TrainingError("There is nothing to train: no parameter of the model requires a gradient.")
-        self.optimizer = torch.optim.AdamW(
-            self.weights,
-            lr=config.learning_rate,
-            betas=(config.adam_beta1, config.adam_beta2),
-            eps=config.adam_epsilon,
-            weight_decay=config.weight_decay,
-        )
+        self.optimizer = make_optimizer(self.weights, config)
         self.progress = Progress()
         self.written: Progress | None = None
 

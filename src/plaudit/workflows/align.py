@@ -19,7 +19,7 @@ from plaudit.feedback import views
 from plaudit.feedback.examples import Pair
 from plaudit.feedback.records import Context, Feedback, Output, Text
 from plaudit.methods import DPO, SFT, EncodedPair, RewardConfig, encode_demonstrations, encode_pairs
-from plaudit.policies import CausalLM, Reference, Sample
+from plaudit.policies import CausalLM, Reference, ReferenceCache, Sample
 from plaudit.policies import Sequence as TokenSequence
 from plaudit.policies.base import by_context
 from plaudit.profiling import phase
@@ -102,6 +102,8 @@ def _align(
             policy = CausalLM.load(
                 config.model, **config.loading, gradient_checkpointing=config.gradient_checkpointing, seed=seed
             )
+    if config.evaluation.contexts:
+        policy.expect_room(config.evaluation.max_new_tokens)
     asked = distinct_contexts(
         contexts or [example.context for example in (*data.held_out, *pairs.held_out)],
         config.evaluation.contexts,
@@ -180,7 +182,8 @@ class _Learner:
         self.policy, self.config, self.run = policy, config, run
         self.held_out_pairs, _ = encode_pairs([pair for pair in pairs.held_out if not pair.tie], policy.encoder)
         self.examples, self.held_out = self._encode(data)
-        self.reference = Reference(policy, batch_size=2 * config.training.micro_batch_size)
+        batch_size = 2 * config.training.micro_batch_size
+        self.reference = Reference(policy, batch_size=batch_size, shared=ReferenceCache())
 
     def learn(self, *, resuming: bool) -> None:
         """Prepare the reference, then train."""
