@@ -145,7 +145,7 @@ class PrefixCache:
         kept = torch.tensor(slots, device=self._device)
         seen = slice(0, self._longest + 1)
         for layer, old in self._own.items():
-            new = old.new_empty(2, len(slots), *old.shape[2:])
+            new = old.new_zeros(2, len(slots), *old.shape[2:])
             new[:, :, :, seen] = old[:, kept, :, seen]
             self._own[layer] = new
         self._used, self._lengths = self._used[slots], self._lengths[slots]
@@ -210,7 +210,7 @@ class PrefixCache:
         own = self._own.get(layer)
         if own is None or own.shape[3] <= self._longest:
             room = min(_FIRST_ROOM if own is None else 2 * own.shape[3], self._capacity)
-            new = key.new_empty(2, slots, groups, room, width)
+            new = key.new_zeros(2, slots, groups, room, width)  # hidden or not, what is NaN would spread
             if own is not None:
                 new[:, :, :, : own.shape[3]] = own
             self._own[layer] = own = new
