@@ -1,10 +1,10 @@
 """The command line.
 
-    python -m benchmarks.engine dpo [--rounds 3] [--dtypes float32 bfloat16] [--prompts 512 64]
-    python -m benchmarks.engine grpo | sampling | reward | sft | scaling | ceiling
-    python -m benchmarks.engine all        every workload at its own number of rounds
-    python -m benchmarks.engine report     the tables of benchmarks/README.md and the plot, from the results
-    python -m benchmarks.engine all --model tiny    in a minute, to see that it works; results go to a temporary folder
+python -m benchmarks.engine dpo [--rounds 3] [--dtypes float32 bfloat16] [--prompts 512 64]
+python -m benchmarks.engine grpo | sampling | reward | sft | scaling | ceiling
+python -m benchmarks.engine all        every workload at its own number of rounds
+python -m benchmarks.engine report     the tables of benchmarks/README.md and the plot, from the results
+python -m benchmarks.engine all --model tiny    in a minute, to see that it works; results go to a temporary folder
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ RESULTS = Path(__file__).parents[1] / "results"
 COMPARED = {module.__name__.rpartition(".")[2]: module for module in (dpo, grpo, sampling, reward, sft, scaling)}
 ROUNDS = {"dpo": 3, "grpo": 3, "sampling": 5, "reward": 5, "sft": 5, "scaling": 3, "ceiling": 7}
 """A step of TRL's takes up to minutes on two cores."""
+DTYPES = {"scaling": ["float32"]}
+"""Types by workload, where not both."""
 
 
 def main() -> None:
@@ -68,7 +70,7 @@ def parse() -> argparse.Namespace:
         command = commands.add_parser(name)
         command.add_argument("--rounds", type=int, help="measured rounds after a warm-up")
         command.add_argument("--model", default=QUICKSTART_MODEL, help='what to load, or "tiny"')
-        command.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
+        command.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"))
         command.add_argument("--prompts", nargs="+", type=int, default=[512, 64], help="of dpo, grpo and sampling")
         command.add_argument("--references", nargs="+", choices=("step", "beforehand"), default=["step"], help="of dpo")
         command.add_argument("--results", type=Path, help="folder of the results")
@@ -82,15 +84,16 @@ def parse() -> argparse.Namespace:
 
 def cases_of(workload: str, model: str, options: argparse.Namespace) -> list[Case]:
     """The cases that a workload has under the options."""
+    dtypes = options.dtypes or DTYPES.get(workload, ["float32", "bfloat16"])
     match workload:
         case "dpo":
-            return dpo.cases(model, options.dtypes, options.prompts, options.references)
+            return dpo.cases(model, dtypes, options.prompts, options.references)
         case "grpo" | "sampling":
-            return COMPARED[workload].cases(model, options.dtypes, options.prompts)
+            return COMPARED[workload].cases(model, dtypes, options.prompts)
         case "ceiling":
-            return ceiling.cases(model, options.dtypes)
+            return ceiling.cases(model, dtypes)
         case _:
-            return COMPARED[workload].cases(model, options.dtypes)
+            return COMPARED[workload].cases(model, dtypes)
 
 
 def measure(case: Case, rounds: int, results: Results) -> None:
@@ -110,7 +113,9 @@ def measure(case: Case, rounds: int, results: Results) -> None:
         memory = {}
         for side in module.SIDES:
             memory[side] = peak_memory(case, side)
-            print(f"{case}: memory of {side}: {memory[side]['step_bytes'] / 1e6:.0f} MB above what is loaded", flush=True)
+            print(
+                f"{case}: memory of {side}: {memory[side]['step_bytes'] / 1e6:.0f} MB above what is loaded", flush=True
+            )
             results.put(case, {**entry, "memory": memory})
 
 

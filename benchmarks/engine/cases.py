@@ -15,7 +15,7 @@ import torch
 
 from plaudit.methods import EncodedPair
 from plaudit.policies import QUICKSTART_MODEL, CausalLM, LoRA, Sequence
-from plaudit.policies.loading import load_model, load_tokenizer
+from plaudit.policies.loading import load_model, load_tokenizer, quiet_transformers
 
 TINY = "tiny"
 SHRINKAGE = 16  # of lengths with the tiny model
@@ -60,9 +60,7 @@ class Case:
 
     def shrunk(self) -> Case:
         """The same with lengths for the tiny model."""
-        lengths = {
-            name: max(3, getattr(self, name) // SHRINKAGE) for name in ("prompt_tokens", "output_tokens")
-        }
+        lengths = {name: max(3, getattr(self, name) // SHRINKAGE) for name in ("prompt_tokens", "output_tokens")}
         return Case(**{**self.settings(), **lengths})
 
     def settings(self) -> dict[str, Any]:
@@ -155,12 +153,13 @@ def fill_adapters(model: torch.nn.Module) -> None:
 
 
 def trained(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    """Trained weights by names that are alike on all sides."""
-    return {
-        name.replace(".reward.", ".default."): weight
-        for name, weight in model.named_parameters()
-        if weight.requires_grad
-    }
+    """Trained weights by names that are alike on all sides: ours of a reward model are those of a scorer around the model."""
+    found = {}
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            alike = name.removeprefix("model.").replace(".reward.", ".default.")
+            found[alike.replace("base_model.model.score.modules_to_save.default.", "head.")] = weight
+    return found
 
 
 @contextlib.contextmanager
@@ -191,6 +190,7 @@ def resolved(model: str) -> Iterator[str]:
     )
     with TemporaryDirectory() as folder:
         torch.manual_seed(0)
-        LlamaForCausalLM(config).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        with quiet_transformers():
+            LlamaForCausalLM(config).save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
         yield str(Path(folder))

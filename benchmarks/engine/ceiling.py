@@ -15,8 +15,10 @@ from typing import Any
 
 import torch
 
+from plaudit.policies.loading import quiet_transformers
+
 from .cases import Case, groups, load_policy
-from .flops import Floor, distinct
+from .flops import Amount, Floor, distinct
 from .measuring import Results, machine
 
 SQUARE = 2048
@@ -33,7 +35,8 @@ def cases(model: str, dtypes: list[str]) -> list[Case]:
 
 def run(case: Case, *, rounds: int, results: Results) -> None:
     """Measure products, copies and the pass in turn, so that a busy moment of the machine hits all alike."""
-    policy = load_policy(case)
+    with quiet_transformers():
+        policy = load_policy(case)
     sequences = [sequence for group in groups(case) for sequence in group]
     amount = distinct(sequences)
     costs = Floor(policy.model.config, bytes_per_number=case.torch_dtype.itemsize)
@@ -46,8 +49,8 @@ def run(case: Case, *, rounds: int, results: Results) -> None:
     training_pass()
     square, own, copied, reached = [], [], [], []
     for number in range(rounds):
-        square.append(product_rate([(SQUARE, SQUARE, SQUARE)], case.torch_dtype))
-        own.append(product_rate(own_products(costs, amount.tokens, amount.predicted), case.torch_dtype))
+        square.append(2 * SQUARE**3 / product_seconds([(SQUARE, SQUARE, SQUARE)], case.torch_dtype))
+        own.append(own_rate(costs, amount, case.torch_dtype))
         copied.append(copy_rate())
         reached.append(flop / seconds(training_pass))
         print(
@@ -69,17 +72,18 @@ def run(case: Case, *, rounds: int, results: Results) -> None:
         results.put(case, entry)
 
 
-def own_products(costs: Floor, tokens: int, predicted: int) -> list[tuple[int, int, int]]:
-    """(rows, inner, columns) of one layer's products, forward and backward, and the head's for as many tokens as a layer has."""
+def own_rate(costs: Floor, amount: Amount, dtype: torch.dtype) -> float:
+    """FLOP per second of the model's products of a forward and a backward pass, the head's at the predicted tokens only."""
+    layer = [(amount.tokens, a, b) for a, b in costs.products]
     width, vocabulary = costs.head
-    forward = [(tokens, a, b) for a, b in costs.products]
-    share = max(1, predicted // costs.layers)
-    head = [(share, width, vocabulary), (share, vocabulary, width)]
-    return [*forward, *((rows, b, a) for rows, a, b in forward), *head]
+    head = [(amount.predicted, width, vocabulary)]
+    once, at_end = ([*forward, *((m, n, k) for m, k, n in forward)] for forward in (layer, head))
+    flop = 2 * sum(m * k * n for m, k, n in costs.layers * once + at_end)
+    return flop / (costs.layers * product_seconds(once, dtype) + product_seconds(at_end, dtype))
 
 
-def product_rate(shapes: list[tuple[int, int, int]], dtype: torch.dtype) -> float:
-    """FLOP per second of these products, one after another, after a warm-up."""
+def product_seconds(shapes: list[tuple[int, int, int]], dtype: torch.dtype) -> float:
+    """Seconds of these products, one after another, after a warm-up: the least of three."""
     operands = [(torch.randn(m, k, dtype=dtype), torch.randn(k, n, dtype=dtype)) for m, k, n in shapes]
 
     def multiply() -> None:
@@ -87,7 +91,7 @@ def product_rate(shapes: list[tuple[int, int, int]], dtype: torch.dtype) -> floa
             torch.mm(left, right)
 
     multiply()
-    return 2 * sum(m * k * n for m, k, n in shapes) / min(seconds(multiply) for _ in range(3))
+    return min(seconds(multiply) for _ in range(3))
 
 
 def copy_rate() -> float:

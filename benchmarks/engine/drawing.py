@@ -19,9 +19,7 @@ def endless(policy: CausalLM) -> CausalLM:
 def as_contexts(policy: CausalLM, prompts: Rows[tuple[int, ...]]) -> list[Context]:
     """Prompts that are token ids already."""
     encoder = policy.encoder
-    return [
-        Context(content=Tokens(ids=ids, tokenizer=encoder.fingerprint, text=encoder.text(ids))) for ids in prompts
-    ]
+    return [Context(content=Tokens(ids=ids, tokenizer=encoder.fingerprint, text=encoder.text(ids))) for ids in prompts]
 
 
 def sample_ids(
@@ -41,5 +39,7 @@ def sample_ids(
     )
     short = [len(sample.token_ids) for group in drawn for sample in group if len(sample.token_ids) != length]
     if short:
-        raise ValueError(f"Expected outputs of {length} tokens, got {len(short)} shorter ones, the first of {short[0]}.")
+        raise ValueError(
+            f"Expected outputs of {length} tokens, got {len(short)} shorter ones, the first of {short[0]}."
+        )
     return [[sample.token_ids for sample in group] for group in drawn]

@@ -54,7 +54,10 @@ def _gradient_differences(ours: nn.Module, theirs: nn.Module) -> dict[str, float
         for module in (ours, theirs)
     )
     if not mine or mine.keys() != other.keys():
-        raise ValueError(f"Expected gradients of the same weights, got one side's only of {sorted(mine.keys() ^ other)}")
+        one_sided = sorted(mine.keys() ^ other.keys())
+        raise ValueError(
+            f"Expected gradients of the same weights, got one side's only of {len(one_sided)}: {one_sided[:3]}"
+        )
     apart = {name: float((mine[name] - gradient).norm()) for name, gradient in other.items()}
     total = float(torch.nn.utils.get_total_norm(other.values()))
     worst = max(apart[name] / max(float(gradient.norm()), 1e-6 * total) for name, gradient in other.items())

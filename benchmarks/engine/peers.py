@@ -1,8 +1,8 @@
-"""TRL's trainers on a case's model, with the same adapters and the same token ids, at the settings that are best on this machine.
+"""TRL's trainers on a case's model, with the same adapters and token ids, at the settings that are best on this machine.
 
-Best: no gradient checkpointing (TRL's default, which costs a further forward pass), no padding to a multiple, micro-batches within
-the same token budget as ours, bfloat16 under autocast over bfloat16 frozen weights and float32 adapters, as ours. TRL's head,
-which builds no wide logits, scores every position where there is no Triton, prompts included: there is no setting for it.
+Best: no gradient checkpointing (TRL's default, which costs a further forward pass), no padding to a multiple, micro-batches
+within the same token budget as ours, bfloat16 under autocast over bfloat16 frozen weights and float32 adapters, as ours. TRL's
+head, which builds no wide logits, scores every position where there is no Triton, prompts included: no setting changes it.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ def reward_trainer(case: Case) -> tuple[Any, Tensor]:
     base, tokenizer = load_base(case)
     base.config.num_labels = 1
     classifier = AutoModelForSequenceClassification.from_config(base.config, dtype=case.torch_dtype)
-    getattr(classifier, classifier.base_model_prefix).load_state_dict(getattr(base, base.base_model_prefix).state_dict())
+    getattr(classifier, classifier.base_model_prefix).load_state_dict(
+        getattr(base, base.base_model_prefix).state_dict()
+    )
     row = {"chosen": "a", "rejected": "b"}
     trainer = _trainer(
         trl.RewardTrainer, trl.RewardConfig, case, classifier, tokenizer, row, task="SEQ_CLS", max_length=None
@@ -107,9 +109,7 @@ def sft_batch(sequences: Rows[Sequence], *, padding_free: bool) -> Batch:
     return DataCollatorForLanguageModeling(pad_token_id=PADDING, padding_free=padding_free)(rows)
 
 
-def grpo_trainer(
-    case: Case, prompts: Rows[tuple[int, ...]], reward: Callable[[list[int]], float], *, rows: int
-) -> Any:
+def grpo_trainer(case: Case, prompts: Rows[tuple[int, ...]], reward: Callable[[list[int]], float], *, rows: int) -> Any:
     """A GRPOTrainer that samples all outputs at once and learns from them in micro-batches of so many rows.
 
     Outputs go on after an end of text, so that all are as long as the case says, on our side too. Prompts go by their numbers:

@@ -40,7 +40,10 @@ def tables(folder: Path) -> str:
     parts = [machines([entry for found in known.values() for entry in found])]
     if entries:
         parts += [_section("Time", times(entries)), _section("Best precision of each side", best_precision(entries))]
-        parts += [_section("Memory", memories(entries)), _section("Agreement in the tokens of a case", agreements(entries))]
+        parts += [
+            _section("Memory", memories(entries)),
+            _section("Agreement in the tokens of a case", agreements(entries)),
+        ]
         parts += [_section("Floor", floors(entries, speed))]
     if known["grpo"]:
         parts.append(_section("Phases of a GRPO step", phases(known["grpo"])))
@@ -137,7 +140,11 @@ def phases(entries: list[Entry]) -> Iterator[str]:
     yield f"|---|---|{'---:|' * len(names)}"
     for entry in entries:
         for side, found in entry["sides"].items():
-            yield f"| {_named(entry)} | {side} | " + " | ".join(f"{found['phases_s'][name]:.2f} s" for name in names) + " |"
+            yield (
+                f"| {_named(entry)} | {side} | "
+                + " | ".join(f"{found['phases_s'][name]:.2f} s" for name in names)
+                + " |"
+            )
 
 
 def ceilings(entries: list[Entry]) -> Iterator[str]:
@@ -176,7 +183,7 @@ def curves(entries: list[Entry]) -> dict[tuple[str, int, str], dict[int, float]]
 
 
 def plot(entries: list[Entry], path: Path) -> None:
-    """One panel per prompt length: seconds against outputs, all sides, with the range over the rounds; the first type that is there."""
+    """One panel per prompt length: seconds against outputs with the range over the rounds; the first type there is."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -185,7 +192,9 @@ def plot(entries: list[Entry], path: Path) -> None:
     dtype = entries[0]["case"]["dtype"]
     shown = [entry for entry in entries if entry["case"]["dtype"] == dtype]
     lengths = sorted({entry["case"]["prompt_tokens"] for entry in shown})
-    figure, axes = pyplot.subplots(1, len(lengths), figsize=(3.2 * len(lengths), 3.4), squeeze=False, layout="constrained")
+    figure, axes = pyplot.subplots(
+        1, len(lengths), figsize=(3.2 * len(lengths), 3.4), squeeze=False, layout="constrained"
+    )
     looks = {OURS: ("#0072B2", "-", "o"), "padded": ("#E69F00", "--", "s"), "trl": ("#333333", ":", "^")}
     for axis, length in zip(axes[0], lengths, strict=True):
         of_length = sorted(

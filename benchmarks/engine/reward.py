@@ -39,7 +39,11 @@ def losses(case: Case, side: str) -> Side:
     fill_adapters(model.scorer)
     fill_head(model.scorer.head.weight)
     method = RewardModelling(model, pairs, RewardConfig())
-    return model.scorer, lambda: method.loss(pairs).value.mean()
+
+    def loss() -> Tensor:
+        return method.loss(pairs).value.mean()
+
+    return model.scorer, loss
 
 
 def fill_head(weight: Tensor) -> None:

@@ -24,7 +24,9 @@ SIDES = (OURS, *CACHES)
 def cases(model: str, dtypes: list[str], prompt_tokens: list[int]) -> list[Case]:
     """Eight prompts with eight outputs of 64 tokens."""
     return [
-        Case(workload="sampling", model=model, dtype=dtype, prompts=8, outputs=8, prompt_tokens=length, output_tokens=64)
+        Case(
+            workload="sampling", model=model, dtype=dtype, prompts=8, outputs=8, prompt_tokens=length, output_tokens=64
+        )
         for length in prompt_tokens
         for dtype in dtypes
     ]

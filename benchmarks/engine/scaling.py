@@ -1,14 +1,13 @@
 """The cost of a group's forward and backward pass, as the prompt grows and as outputs are added.
 
-    plaudit  the prompt once, the outputs packed behind it
-    padded   transformers' model on one row per output, logits of the outputs' tokens only: what sharing alone saves
-    trl      TRL's forward on the same rows: its head scores the prompts' tokens too, see `peers`
+plaudit  the prompt once, the outputs packed behind it
+padded   transformers' model on one row per output, logits of the outputs' tokens only: what sharing alone saves
+trl      TRL's forward on the same rows: its head scores the prompts' tokens too, see `peers`
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -87,13 +86,14 @@ def _passes(case: Case, side: str) -> tuple[nn.Module, list[Callable[[], Tensor]
 
 
 def check(case: Case) -> dict[str, Any]:
-    """Ours beside both peers on the first two outputs; raises where they differ in float32."""
-    pair = replace(case, outputs=2)
+    """Ours beside both peers where there are two outputs; raises where they differ in float32."""
+    if case.outputs > 2:
+        return {}
     sides: dict[str, Side] = {}
     for side in SIDES:
-        module, (loss,) = _passes(pair, side)
+        module, (loss,) = _passes(case, side)
         sides[side] = (module, loss)
-    return {side: agreement(pair, sides[OURS], sides[side]) for side in SIDES[1:]}
+    return {side: agreement(case, sides[OURS], sides[side]) for side in SIDES[1:]}
 
 
 def floor(case: Case, config: Any) -> dict[str, int]:
