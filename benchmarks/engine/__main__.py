@@ -27,7 +27,7 @@ from plaudit.policies import QUICKSTART_MODEL
 from plaudit.policies.loading import quiet_transformers
 
 from . import ceiling, dpo, grpo, report, reward, sampling, scaling, sft
-from .cases import TINY, Case, config_of, resolved
+from .cases import TINY, Case, config_of
 from .measuring import Results, build, compare, memory_of_this_process, peak_memory
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -52,11 +52,10 @@ def main() -> None:
     if options.workload == "report":
         report.write(folder)
         return
-    with resolved(options.model) as model:
-        for workload in ROUNDS if options.workload == "all" else [options.workload]:
-            rounds = options.rounds or ROUNDS[workload]
-            for case in cases_of(workload, model, options):
-                measure(case.shrunk() if options.model == TINY else case, rounds, Results(folder, workload))
+    for workload in ROUNDS if options.workload == "all" else [options.workload]:
+        rounds = options.rounds or ROUNDS[workload]
+        for case in cases_of(workload, options.model, options):
+            measure(case.shrunk() if options.model == TINY else case, rounds, Results(folder, workload))
     print(f"The results are in {folder}.")
 
 
@@ -105,6 +104,12 @@ def measure(case: Case, rounds: int, results: Results) -> None:
     with quiet_transformers():
         known = {"agreement": module.check(case), "floor": module.floor(case, config_of(case.model))}
         gc.collect()
+        for side, found in known["agreement"].items():
+            print(
+                f"{case}: {side}: relative difference of loss {found['loss_relative']:.1e}, "
+                f"of gradients {found['gradient_relative']:.1e}",
+                flush=True,
+            )
         steps = {side: build(case, side) for side in module.SIDES}
     entry = compare(case, steps, rounds=rounds, results=results, **known)
     del steps

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import random
-from collections.abc import Iterator
+import tempfile
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
 
 from plaudit.methods import EncodedPair
 from plaudit.policies import QUICKSTART_MODEL, CausalLM, LoRA, Sequence
-from plaudit.policies.loading import load_model, load_tokenizer, quiet_transformers
+from plaudit.policies.loading import load_model, quiet_transformers
 
 TINY = "tiny"
 SHRINKAGE = 16  # of lengths with the tiny model
-TOKEN_BUDGET = 5000  # of one forward and backward pass, on both sides: what fits beside a second model into 16 GB
+TOKEN_BUDGET = 2500  # of one forward and backward pass, on both sides: 4 MB a token in float32 with TRL, so 10 GB
 ADAPTERS = LoRA(rank=16, alpha=32.0)
 ORDINARY_TOKENS = range(1000, 30000)  # of SmolLM2's vocabulary: no special token among them
 
@@ -30,7 +28,7 @@ class Case:
 
     Attributes:
         workload: name of the module that builds it.
-        model: what is loaded.
+        model: `QUICKSTART_MODEL`, `TINY`, or a folder.
         dtype: of products and of frozen weights, on both sides.
         prompts: distinct prompts.
         outputs: outputs of each prompt.
@@ -49,9 +47,9 @@ class Case:
     reference: Literal["step", "beforehand", "none"] = "none"
 
     @property
-    def tiny(self) -> bool:
-        """Whether this only shows that the benchmark works."""
-        return self.model != QUICKSTART_MODEL
+    def folder(self) -> str:
+        """Where the model lies."""
+        return folder_of(self.model)
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -126,20 +124,22 @@ def within_budget(lengths: list[int]) -> list[slice]:
 
 def load_policy(case: Case) -> CausalLM:
     """Our side: a policy with adapters that make a difference."""
-    policy = CausalLM.load(case.model, lora=ADAPTERS, dtype=case.dtype)
+    policy = CausalLM.load(case.folder, lora=ADAPTERS, dtype=case.dtype)
     fill_adapters(policy.model)
     return policy
 
 
 def load_base(case: Case) -> tuple[Any, Any]:
     """The peers' side: the transformers model, without adapters, and its tokenizer."""
-    return load_model(case.model, dtype=case.torch_dtype)
+    return load_model(case.folder, dtype=case.torch_dtype)
 
 
 @functools.cache
 def config_of(model: str) -> Any:
     """A model's configuration."""
-    return load_model(model, dtype=torch.bfloat16)[0].config
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(folder_of(model))
 
 
 def fill_adapters(model: torch.nn.Module) -> None:
@@ -162,35 +162,47 @@ def trained(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     return found
 
 
-@contextlib.contextmanager
-def resolved(model: str) -> Iterator[str]:
-    """What to load for a model's name; the tiny one is made in a temporary folder with the quickstart's tokenizer."""
-    if model != TINY:
-        yield model
-        return
+@functools.cache
+def folder_of(model: str) -> str:
+    """Where a model lies, or what it is called.
+
+    The quickstart's is unpacked once, since its GGUF file is slow to read, and the tiny one made once, with the quickstart's
+    tokenizer; both stay in the temporary folder.
+    """
+    if model not in (QUICKSTART_MODEL, TINY):
+        return model
+    folder = Path(tempfile.gettempdir()) / f"plaudit-benchmark-{model}"
+    if not folder.is_dir():
+        found, tokenizer = load_model(QUICKSTART_MODEL, dtype=torch.float32)
+        unfinished = Path(tempfile.mkdtemp(dir=folder.parent))
+        with quiet_transformers():
+            (found if model == QUICKSTART_MODEL else _tiny(found.config)).save_pretrained(unfinished)
+            tokenizer.save_pretrained(unfinished)
+        unfinished.replace(folder)
+    return str(folder)
+
+
+def _tiny(config: Any) -> Any:
+    """A random model of two layers with the vocabulary and the special tokens of `config`."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from plaudit.policies.loading import _locate
-
-    location, options = _locate(QUICKSTART_MODEL)
-    tokenizer = load_tokenizer(location, **options)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=2048,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        tie_word_embeddings=True,
-        initializer_range=0.2,
+    kept = (
+        "vocab_size",
+        "max_position_embeddings",
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+        "tie_word_embeddings",
     )
-    with TemporaryDirectory() as folder:
-        torch.manual_seed(0)
-        with quiet_transformers():
-            LlamaForCausalLM(config).save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-        yield str(Path(folder))
+    torch.manual_seed(0)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            initializer_range=0.2,
+            **{name: getattr(config, name) for name in kept},
+        )
+    )

@@ -25,9 +25,20 @@ SIDES = (OURS, "trl")
 def cases(model: str, dtypes: list[str], prompt_tokens: list[int], references: list[str]) -> list[Case]:
     """Four pairs with outputs of 64 tokens."""
     return [
-        Case(workload="dpo", model=model, dtype=dtype, prompts=4, outputs=2, prompt_tokens=length, output_tokens=64, reference=reference)
-        for length in prompt_tokens for reference in references for dtype in dtypes
-    ]  # fmt: skip
+        Case(
+            workload="dpo",
+            model=model,
+            dtype=dtype,
+            prompts=4,
+            outputs=2,
+            prompt_tokens=length,
+            output_tokens=64,
+            reference=reference,
+        )
+        for length in prompt_tokens
+        for reference in references
+        for dtype in dtypes
+    ]
 
 
 def losses(case: Case, side: str) -> Side:

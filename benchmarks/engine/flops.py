@@ -7,9 +7,9 @@ For a decoder of L layers, width d, H query and K key heads of width h, inner wi
     forward(S, Q, M)  = 2 (W + A) S + 4 L H h Q + 2 d V M
     backward(S, Q, M) = (2 W + 4 A) S + 8 L H h Q + 2 d V M    (frozen weights need no gradient, adapters do)
 
-S is the number of distinct tokens, Q the sum over them of the tokens that each sees (itself included), M the number of predicted
-tokens. The reference's forward pass has A = 0. Recomputation (of the head's logits, of attention's scores in its backward
-pass) is work of an implementation and not in the floor.
+S is the number of distinct tokens, Q the sum over them of the tokens that each sees (itself included), M the number of
+predicted tokens. The reference's forward pass has A = 0. Recomputation (of the head's logits, of attention's scores in its
+backward pass) is work of an implementation and not in the floor.
 
 Bytes of a training step: the weights once per pass (forward, backward, reference), and what the backward pass needs, written
 once and read once: per token and layer two residuals, two normed inputs, queries, keys, values, attention's result, and three

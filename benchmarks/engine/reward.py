@@ -20,9 +20,9 @@ SIDES = (OURS, "trl")
 
 
 def cases(model: str, dtypes: list[str]) -> list[Case]:
-    """Six pairs of prompts up to 256 tokens and outputs up to 128."""
+    """Four pairs of prompts up to 256 tokens and outputs up to 128."""
     return [
-        Case(workload="reward", model=model, dtype=dtype, prompts=6, outputs=2, prompt_tokens=256, output_tokens=128)
+        Case(workload="reward", model=model, dtype=dtype, prompts=4, outputs=2, prompt_tokens=256, output_tokens=128)
         for dtype in dtypes
     ]
 
@@ -35,7 +35,7 @@ def losses(case: Case, side: str) -> Side:
         fill_head(head)
         batch = peers.reward_batch(pairs)
         return trainer.model, lambda: peers.loss_of(trainer, batch)
-    model = RewardModel.load(case.model, lora=ADAPTERS, dtype=case.dtype)
+    model = RewardModel.load(case.folder, lora=ADAPTERS, dtype=case.dtype)
     fill_adapters(model.scorer)
     fill_head(model.scorer.head.weight)
     method = RewardModelling(model, pairs, RewardConfig())

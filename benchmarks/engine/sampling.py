@@ -40,7 +40,7 @@ def build(case: Case, side: str) -> Step:
 
 def _ours(case: Case, prompts: list[tuple[int, ...]]) -> Step:
     # fresh adapters change nothing and are skipped; without any, the weights would be those of full training, in float32
-    policy = endless(CausalLM.load(case.model, lora=ADAPTERS, dtype=case.dtype))
+    policy = endless(CausalLM.load(case.folder, lora=ADAPTERS, dtype=case.dtype))
     contexts = as_contexts(policy, prompts)
     generator = torch.Generator().manual_seed(0)
 

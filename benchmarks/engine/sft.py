@@ -22,9 +22,9 @@ SIDES = (OURS, "trl", "trl_padding_free")
 
 
 def cases(model: str, dtypes: list[str]) -> list[Case]:
-    """Twelve demonstrations of prompts up to 256 tokens and outputs up to 128."""
+    """Eight demonstrations of prompts up to 256 tokens and outputs up to 128."""
     return [
-        Case(workload="sft", model=model, dtype=dtype, prompts=12, outputs=1, prompt_tokens=256, output_tokens=128)
+        Case(workload="sft", model=model, dtype=dtype, prompts=8, outputs=1, prompt_tokens=256, output_tokens=128)
         for dtype in dtypes
     ]
 
