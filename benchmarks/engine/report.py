@@ -42,7 +42,7 @@ def tables(folder: Path) -> str:
         parts += [_section("Time", times(entries)), _section("Best precision of each side", best_precision(entries))]
         parts += [
             _section("Memory", memories(entries)),
-            _section("Agreement in the tokens of a case", agreements(entries)),
+            _section("Agreement", agreements(entries)),
         ]
         parts += [_section("Floor", floors(entries, speed))]
     if known["grpo"]:
