@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
 
-.PHONY: run test lint install clean help
+.PHONY: run test bench lint install clean help
 
 help:
 	@echo "make run     install plaudit into .venv and run the demo: about 8 minutes on two cores after installation"
 	@echo "make test    install plaudit into .venv and run the tests: about 10 minutes on two cores"
+	@echo "make bench   compare the language-model engine with TRL and rewrite benchmarks/README.md: hours on two cores"
 	@echo "make lint    check format, types and layers"
 
 run: $(STAMP)
@@ -19,6 +20,11 @@ run: $(STAMP)
 test: $(STAMP)
 	@echo "==> Running the tests: about 10 minutes on two cores."
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+bench: $(STAMP)
+	@echo "==> Comparing with TRL: hours on two cores, one line per round. What is measured is kept after every round."
+	$(BIN)/python -m benchmarks.engine all
+	$(BIN)/python -m benchmarks.engine report
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check src tests benchmarks
