@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from plaudit.policies import CausalLM, LogProb, LoRA, Sequence, scoring
+from plaudit.policies import CausalLM, LogProb, LoRA, Sequence, head
 from plaudit.policies.batches import PaddedBatch
 from plaudit.policies.scoring import TokenScorer, causal_lm_of, padded_log_prob
 
@@ -131,15 +131,17 @@ def test_log_probs_are_scattered_to_their_steps():
     batch = PaddedBatch.of(sequences, device=torch.device("cpu"))
     assert batch.targets.tolist() == [4, 6, 5]
     assert batch.columns.tolist() == [0, 2, 1]
-    found = padded_log_prob(torch.tensor([-1.0, -2.0, -3.0]), batch)
+    found = padded_log_prob(torch.tensor([[-1.0, -2.0, -3.0], [1.0, 2.0, 3.0]]), batch, entropy=True)
     assert torch.where(found.mask, found.per_step, 9).tolist() == [[-1, 9, -2], [-3, 9, 9]]
+    assert torch.where(found.mask, found.entropy, 9).tolist() == [[1, 9, 2], [3, 9, 9]]
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 7])
 def test_the_size_of_a_chunk_of_logits_changes_nothing(policy, monkeypatch, chunk):
     whole = gradients(policy, [SEQUENCES])
     values = policy.log_prob_of(SEQUENCES).sum().detach()
-    monkeypatch.setattr(scoring, "CHUNK", chunk)
+    monkeypatch.setattr(head, "_FEWEST", chunk)
+    monkeypatch.setattr(head, "CHUNK_BYTES", 1)
     torch.testing.assert_close(policy.log_prob_of(SEQUENCES).sum().detach(), values, **EXACT)
     assert_same(gradients(policy, [SEQUENCES]), whole)
 
@@ -220,7 +222,7 @@ def test_an_unknown_head_takes_the_plain_path():
     batch = PaddedBatch.of([sequence], device=torch.device("cpu"))
     with torch.no_grad():
         expected = plain_log_prob(model, sequence)[torch.tensor(sequence.mask)]
-        torch.testing.assert_close(scorer(batch), expected, **EXACT)
+        torch.testing.assert_close(scorer(batch)[0], expected, **EXACT)
 
 
 def test_a_frozen_head_passes_gradients_on(tiny_model):

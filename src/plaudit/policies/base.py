@@ -15,10 +15,14 @@ from plaudit.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class LogProb:
-    """Log-probabilities of N outputs, one per step, in nats; positions outside `mask` mean nothing and may hold anything."""
+    """Log-probabilities of N outputs, one per step, in nats; positions outside `mask` mean nothing and may hold anything.
+
+    `entropy` is that of the distribution at each step, where it was asked for.
+    """
 
     per_step: Float[Tensor, "N T"]
     mask: Bool[Tensor, "N T"]
+    entropy: Float[Tensor, "N T"] | None = None
 
     def sum(self) -> Float[Tensor, " N"]:
         """``log π(y|x)``, the sum over the steps that count."""

@@ -135,12 +135,12 @@ class CausalLM:
             [self.encoder.sequence(context, output) for context, output in zip(contexts, outputs, strict=True)]
         )
 
-    def log_prob_of(self, sequences: Rows[Sequence]) -> LogProb:
-        """The same of outputs that are token ids already, in one forward pass."""
+    def log_prob_of(self, sequences: Rows[Sequence], *, entropy: bool = False) -> LogProb:
+        """The same of outputs that are token ids already, in one forward pass; with the entropy of each step where asked."""
         batch = self.packer.batch(sequences, device=self.device)
         # without a gradient there is nothing to synchronise, and a process whose reference is cached asks less often
         scorer = self.scorer if torch.is_grad_enabled() else _unwrapped(self.scorer)
-        return padded_log_prob(scorer(batch), batch)
+        return padded_log_prob(scorer(batch, entropy=entropy), batch, entropy=entropy)
 
     def sample(
         self,

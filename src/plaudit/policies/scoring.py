@@ -7,15 +7,13 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from plaudit.errors import PolicyError
 from plaudit.policies.base import LogProb
 from plaudit.policies.batches import Batch, PaddedBatch
 from plaudit.policies.encoding import Sequence
+from plaudit.policies.head import Head, gathered, token_log_prob
 from plaudit.profiling import count
-
-CHUNK = 512  # positions whose logits exist at once: 512 x 50k x 4 bytes = 100 MB
 
 
 class TokenScorer(nn.Module):
@@ -30,21 +28,23 @@ class TokenScorer(nn.Module):
         self.compute_dtype = compute_dtype
         self.whole_logits = False
 
-    def forward(self, batch: Batch) -> Float[Tensor, " M"]:
-        """Log-probability of each target token, in float32, in the order of the batch's positions."""
+    def forward(self, batch: Batch, *, entropy: bool = False) -> Float[Tensor, "2 M"]:
+        """Log-probability of each target token and the entropy there (0 where not asked for), in float32 at least.
+
+        In the order of the batch's positions.
+        """
         tokens = batch.input_ids.numel()
         count(tokens=tokens, positions=tokens if self.whole_logits else len(batch.targets))
         with autocast(self.compute_dtype, batch.input_ids.device):
-            return self._log_prob(batch)
+            return self._log_prob(batch, entropy)
 
-    def _log_prob(self, batch: Batch) -> Float[Tensor, " M"]:
-        if self.whole_logits:
-            return _gather_log_prob(batch.predicting(self.model(**batch.inputs).logits), batch.targets)
+    def _log_prob(self, batch: Batch, entropy: bool) -> Float[Tensor, "2 M"]:
         model = causal_lm_of(self.model)
+        if self.whole_logits:
+            logits = batch.predicting(self.model(**batch.inputs).logits)
+            return gathered(logits, batch.targets, entropy=entropy)
         hidden = batch.predicting(decoder_of(model)(**batch.inputs).last_hidden_state)
-        chunks = zip(torch.split(hidden, CHUNK), torch.split(batch.targets, CHUNK), strict=True)
-        parts = [checkpoint(_chunk_log_prob, model, states, targets, use_reentrant=False) for states, targets in chunks]
-        return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
+        return token_log_prob(Head.of(model), hidden, batch.targets, entropy=entropy)
 
     def next_logits(
         self,
@@ -67,7 +67,7 @@ class TokenScorer(nn.Module):
             model = causal_lm_of(self.model)
             result = decoder_of(model)(**inputs, past_key_values=cache, use_cache=True)
             # contiguous: a strided [N, 1, D] slice would send the head through a batched product, many times slower
-            return head_logits(model, result.last_hidden_state[:, -1].contiguous()).float(), self._cache_of(result)
+            return Head.of(model).logits(result.last_hidden_state[:, -1].contiguous()).float(), self._cache_of(result)
 
     def _cache_of(self, result: Any) -> Any:
         cache = getattr(result, "past_key_values", None)
@@ -89,7 +89,7 @@ class TokenScorer(nn.Module):
                 logits: Tensor = self.model(**inputs).logits[0]
                 return (logits if rows is None else logits[rows]).float()
             hidden = decoder_of(model)(**inputs).last_hidden_state[0]
-            return head_logits(model, hidden if rows is None else hidden[rows]).float()
+            return Head.of(model).logits(hidden if rows is None else hidden[rows]).float()
 
     def check_head(self, vocabulary: int) -> None:
         """Compare the chunked head with the model's own logits once; an architecture that differs takes the plain path."""
@@ -108,10 +108,11 @@ def autocast(dtype: torch.dtype, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 
 
-def padded_log_prob(values: Float[Tensor, " M"], batch: Batch) -> LogProb:
-    """Scatter the log-probabilities of a batch's positions into rows of steps."""
-    per_step = torch.zeros(batch.mask.shape, dtype=values.dtype, device=values.device)
-    return LogProb(per_step.masked_scatter(batch.mask, values), batch.mask)
+def padded_log_prob(values: Float[Tensor, "2 M"], batch: Batch, *, entropy: bool = False) -> LogProb:
+    """Scatter what a scorer says of a batch's positions into rows of steps."""
+    rows = torch.zeros(batch.mask.shape, dtype=values.dtype, device=values.device)
+    per_step = rows.masked_scatter(batch.mask, values[0])
+    return LogProb(per_step, batch.mask, rows.masked_scatter(batch.mask, values[1]) if entropy else None)
 
 
 def causal_lm_of(model: Any) -> Any:
@@ -122,23 +123,3 @@ def causal_lm_of(model: Any) -> Any:
 def decoder_of(model: Any) -> Any:
     """The trunk of a transformers causal LM: everything but the head."""
     return getattr(model, model.base_model_prefix)
-
-
-def head_logits(model: Any, hidden: Float[Tensor, "M D"]) -> Float[Tensor, "M V"]:
-    """The head of a transformers causal LM with the scalings that some families put after it."""
-    logits: Tensor = model.get_output_embeddings()(hidden)
-    config = model.config
-    scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
-    if scale != 1.0:
-        logits = logits * scale
-    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
-        logits = cap * torch.tanh(logits / cap)
-    return logits
-
-
-def _chunk_log_prob(model: Any, hidden: Float[Tensor, "M D"], targets: Int[Tensor, " M"]) -> Float[Tensor, " M"]:
-    return _gather_log_prob(head_logits(model, hidden), targets)
-
-
-def _gather_log_prob(logits: Float[Tensor, "M V"], targets: Int[Tensor, " M"]) -> Float[Tensor, " M"]:
-    return -nn.functional.cross_entropy(logits.float(), targets, reduction="none")
