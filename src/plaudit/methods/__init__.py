@@ -2,6 +2,9 @@
 
 from plaudit.methods.dpo import DPO, DPOConfig
 from plaudit.methods.encoding import EncodedPair, encode_demonstrations, encode_pairs
+from plaudit.methods.grpo import GRPOConfig, grpo
+from plaudit.methods.nft import NFTConfig, nft
+from plaudit.methods.on_policy import OnPolicy, OnPolicyConfig, Recipe
 from plaudit.methods.reward_modelling import RewardConfig, RewardModelling
 from plaudit.methods.sft import SFT, SFTConfig
 
@@ -10,9 +13,16 @@ __all__ = [
     "SFT",
     "DPOConfig",
     "EncodedPair",
+    "GRPOConfig",
+    "NFTConfig",
+    "OnPolicy",
+    "OnPolicyConfig",
+    "Recipe",
     "RewardConfig",
     "RewardModelling",
     "SFTConfig",
     "encode_demonstrations",
     "encode_pairs",
+    "grpo",
+    "nft",
 ]

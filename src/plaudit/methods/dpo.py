@@ -10,7 +10,7 @@ import torch
 from plaudit.methods.encoding import EncodedPair
 from plaudit.objectives.preferences import dpo
 from plaudit.policies import CausalLM, Reference, Sequence
-from plaudit.training import ExampleLoss, Step
+from plaudit.training import ExampleLoss, Stateless, Step
 from plaudit.training.config import check
 from plaudit.training.randomness import batch_indices
 
@@ -32,7 +32,7 @@ class DPOConfig:
         check(self, "label_smoothing", 0 <= self.label_smoothing < 0.5, "a share in [0, 0.5)")
 
 
-class DPO:
+class DPO(Stateless):
     """DPO on pairs of outputs."""
 
     name = "dpo"

@@ -6,7 +6,6 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Rows
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +37,9 @@ from plaudit.policies.loading import (
 from plaudit.policies.packing import Packer
 from plaudit.policies.scoring import autocast, causal_lm_of, decoder_of
 from plaudit.profiling import count, phase
+from plaudit.rewards.base import Reward
 
 ADAPTER = "reward"
-
-
-@dataclass(frozen=True, slots=True)
-class Reward:
-    """Rewards of N outputs; up is better. `per_step` is None for a reward that is given once, at the end."""
-
-    value: Float[Tensor, " N"]
-    per_step: Float[Tensor, "N T"] | None = None
 
 
 class RewardScorer(nn.Module):
@@ -164,7 +156,7 @@ class RewardModel:
     def reward(self, contexts: Rows[Context], outputs: Rows[Output], *, batch_size: int = 32) -> Reward:
         """Rewards of N outputs given their N contexts; no gradient."""
         sequences = [self.encoder.sequence(context, output) for context, output in zip(contexts, outputs, strict=True)]
-        return Reward(self.reward_of(sequences, batch_size=batch_size))
+        return Reward.of(self.reward_of(sequences, batch_size=batch_size))
 
     @torch.no_grad()
     def reward_of(

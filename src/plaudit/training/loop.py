@@ -24,6 +24,7 @@ from plaudit.training.checkpoint import (
     forget_checkpoints_after,
     latest_checkpoint,
     load_checkpoint,
+    load_method_state,
     prune_checkpoints,
     save_checkpoint,
     trained_weights,
@@ -201,7 +202,8 @@ class _Loop(Generic[ExampleT]):
 
     def _checkpoint(self) -> None:
         if self.main and self.progress != self.written:
-            save_checkpoint(self.folder.checkpoints, self.module, self.optimizer, self.progress)
+            state = self.method.state()
+            save_checkpoint(self.folder.checkpoints, self.module, self.optimizer, self.progress, state)
             best = self.progress.best_step if self.config.patience else None
             prune_checkpoints(self.folder.checkpoints, keep=self.config.keep_checkpoints, also=best)
             self.written = self.progress
@@ -213,6 +215,7 @@ class _Loop(Generic[ExampleT]):
             console.print(f"[yellow]{sentence} Taking {path.name if path else 'the beginning'} instead.[/yellow]")
         if path is not None:
             self.progress = self.written = load_checkpoint(path, self.module, self.optimizer)
+            self.method.restore(load_method_state(path))
         self.accelerator.wait_for_everyone()
         if self.main:
             reached = self.progress.step if path is not None else -1

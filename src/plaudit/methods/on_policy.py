@@ -1,0 +1,308 @@
+"""Learning from the policy's own samples: sample, judge, turn rewards into signals, climb; repeat.
+
+What differs between the methods of this family is a `Recipe`: how a group's rewards become signals, and the objective that
+reads them. Everything else, from asking to resuming, is here once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from plaudit.errors import ConfigError
+from plaudit.feedback.records import Context
+from plaudit.objectives.policy_gradient import kl_k3
+from plaudit.policies import CausalLM, LogProb, Reference, Sampling, Sequence
+from plaudit.rewards.base import RewardSource
+from plaudit.sampling.rollouts import Gathered, Rollout, gather
+from plaudit.training import ExampleLoss, Step
+from plaudit.training.config import check, whole
+from plaudit.training.randomness import batch_indices, torch_generator
+
+Signals = Mapping[str, Float[Tensor, "B K"]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnPolicyConfig:
+    """Settings that all methods of this family have.
+
+    Attributes:
+        contexts_per_rollout: contexts that are asked together.
+        outputs_per_context: outputs that are sampled of each; they form a group.
+        updates_per_rollout: optimiser steps made with them, each on its own groups. 1 is strictly on-policy.
+        max_new_tokens: length limit of an output, in tokens.
+        kl_coefficient: strength of the pull to the reference, by the estimate k3 in the loss; 0 needs no reference.
+        retries: how often other contexts are asked instead of groups whose rewards are all equal (DAPO's dynamic sampling).
+        rollout_batch_size: outputs sampled side by side.
+    """
+
+    contexts_per_rollout: int = 8
+    outputs_per_context: int = 8
+    updates_per_rollout: int = 1
+    max_new_tokens: int = 256
+    kl_coefficient: float = 0.0
+    retries: int = 0
+    rollout_batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("contexts_per_rollout", "outputs_per_context", "updates_per_rollout", "rollout_batch_size"):
+            check(self, name, whole(getattr(self, name), 1), "a whole number >= 1")
+        fits = self.updates_per_rollout <= self.contexts_per_rollout
+        check(self, "updates_per_rollout", fits, f"at most contexts_per_rollout, {self.contexts_per_rollout}")
+        check(self, "kl_coefficient", 0 <= self.kl_coefficient < float("inf"), "a number >= 0")
+        check(self, "retries", whole(self.retries, 0), "a whole number >= 0")
+        _ = self.sampling
+
+    @property
+    def sampling(self) -> Sampling:
+        """From the policy itself, so that what is learned from is what the log-probabilities say."""
+        return Sampling(max_new_tokens=self.max_new_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """Rewards of B groups of at most K outputs; what `mask` excludes is no output."""
+
+    reward: Float[Tensor, "B K"]
+    mask: Bool[Tensor, "B K"]
+    length: Int[Tensor, "B K"]
+    finished: Bool[Tensor, "B K"]
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What an objective reads: N outputs of at most T tokens.
+
+    Attributes:
+        log_prob: under the policy.
+        old: under the policy before the first update with these outputs; a constant.
+        mask: the tokens that count.
+        signal: what the recipe made of the rewards, [N] each.
+    """
+
+    log_prob: Float[Tensor, "N T"]
+    old: Float[Tensor, "N T"]
+    mask: Bool[Tensor, "N T"]
+    signal: Mapping[str, Float[Tensor, " N"]]
+
+    @property
+    def advantage(self) -> Float[Tensor, "N 1"]:
+        """The signal of that name, for every token."""
+        return self.signal["advantage"][:, None]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A method of this family.
+
+    Attributes:
+        name: of the method.
+        signals: from the rewards of groups to signals of their outputs.
+        objective: from terms to (loss, weight) per output.
+        fewest: outputs that a group needs.
+        contrast: whether a group whose rewards are all equal teaches nothing, and is left out.
+    """
+
+    name: str
+    signals: Callable[[Groups], Signals]
+    objective: Callable[[Terms], tuple[Float[Tensor, " N"], Float[Tensor, " N"]]]
+    fewest: int = 2
+    contrast: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Experience:
+    """A rollout with its signals.
+
+    Attributes:
+        rollout: the output.
+        signal: what the recipe made of its reward.
+        old: its log-probabilities before the first update, where there are several.
+        teaches: False where no group of the asking tells good from bad: the step then makes no change.
+    """
+
+    rollout: Rollout
+    signal: Mapping[str, float]
+    old: tuple[float, ...] | None = None
+    teaches: bool = True
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON takes it, without loss."""
+        own = {"signal": dict(self.signal), "old": self.old, "teaches": self.teaches}
+        return {"rollout": self.rollout.as_json(), **own}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Experience:
+        """What `as_json` gave."""
+        old = None if values["old"] is None else tuple(values["old"])
+        return cls(Rollout.from_json(values["rollout"]), values["signal"], old, values["teaches"])
+
+
+class OnPolicy:
+    """A method that learns from what the policy samples; see `Recipe`.
+
+    Args:
+        policy: what samples and learns.
+        reward: what judges.
+        contexts: what to ask; each is asked once before any is asked again.
+        recipe: the method.
+        config: its settings.
+        reference: what kl_coefficient pulls to.
+    """
+
+    def __init__(
+        self,
+        policy: CausalLM,
+        reward: RewardSource,
+        contexts: Rows[Context],
+        recipe: Recipe,
+        config: OnPolicyConfig,
+        *,
+        reference: Reference | None = None,
+    ) -> None:
+        if recipe.fewest > config.outputs_per_context:
+            raise ConfigError(
+                f"outputs_per_context: {recipe.name} compares the outputs of a context and needs at least "
+                f"{recipe.fewest}, got {config.outputs_per_context}"
+            )
+        if config.kl_coefficient and reference is None:
+            raise ConfigError(f"kl_coefficient: {config.kl_coefficient} pulls to a reference, and none was given")
+        if not contexts:
+            raise ConfigError("contexts: expected at least one to ask, got none")
+        self.trainable, self.name = policy, recipe.name
+        self.recipe, self.config = recipe, config
+        self._reward, self._contexts, self._reference = reward, contexts, reference
+        self._parts: list[list[Experience]] = []
+
+    def collect(self, step: Step) -> list[Experience]:
+        """The step's part of the outputs of one asking; asks when all parts of the last were used."""
+        asking, part = divmod(step.index, self.config.updates_per_rollout)
+        if part == 0:
+            self._parts = self._split(self._experiences(step, asking), step)
+        return self._parts[part]
+
+    def loss(self, examples: Rows[Experience]) -> ExampleLoss:
+        """Loss of each output."""
+        sequences = [example.rollout.sequence for example in examples]
+        log_prob = self.trainable.log_prob_of(sequences)
+        old = self._old(examples, log_prob)
+        signal = {
+            name: torch.tensor([example.signal[name] for example in examples], device=old.device)
+            for name in examples[0].signal
+        }
+        value, weight = self.recipe.objective(Terms(log_prob.per_step, old, log_prob.mask, signal))
+        value = value * torch.tensor([float(example.teaches) for example in examples], device=value.device)
+        metrics = {
+            "reward": torch.tensor([example.rollout.reward for example in examples]),
+            "length": log_prob.lengths.float(),
+            "finished": torch.tensor([float(example.rollout.finished) for example in examples]),
+        }
+        for name in examples[0].rollout.components:
+            metrics[f"reward.{name}"] = torch.tensor([example.rollout.components[name] for example in examples])
+        if self._reference is not None and self.config.kl_coefficient:
+            per_token = kl_k3(log_prob.per_step, self._reference.log_prob_of(sequences).per_step, log_prob.mask)
+            divergence = torch.where(log_prob.mask, per_token, 0).sum(-1)
+            value = value + self.config.kl_coefficient * divergence / log_prob.lengths.clamp(min=1)
+            metrics["kl"] = divergence.detach()
+        metrics = {name: values.to(value.device) for name, values in metrics.items()}
+        return ExampleLoss(value, weight, metrics, tokens=sum(map(len, sequences)))
+
+    def sequences(self, example: Experience) -> tuple[Sequence]:
+        """The output in its context."""
+        return (example.rollout.sequence,)
+
+    def state(self) -> dict[str, Any]:
+        """The outputs that the next steps will learn from."""
+        return {"parts": [[experience.as_json() for experience in part] for part in self._parts]}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on with the outputs of a checkpoint."""
+        self._parts = [[Experience.from_json(values) for values in part] for part in state.get("parts", ())]
+
+    def _experiences(self, step: Step, asking: int) -> list[list[Experience]]:
+        """Groups of judged outputs with their signals."""
+        count = self.config.contexts_per_rollout
+        found: list[list[Rollout]] = []
+        fallback: list[list[Rollout]] = []
+        for attempt in range(self.config.retries + 1):
+            number = asking * (self.config.retries + 1) + attempt
+            asked = [self._contexts[i] for i in batch_indices(len(self._contexts), count, number, seed=step.seed)]
+            groups = self._gather(asked, step, attempt).groups()
+            telling = [group for group in groups if len({rollout.reward for rollout in group}) > 1]
+            found.extend(telling if self.recipe.contrast else groups)
+            fallback.extend(groups)
+            if len(found) >= count:
+                break
+        groups = found[:count] or fallback[:count]
+        signals = self.recipe.signals(_as_groups(groups))
+        flat = [rollout for group in groups for rollout in group]
+        old = self._log_probs(flat) if self.config.updates_per_rollout > 1 else [None] * len(flat)
+        before = iter(old)
+        return [
+            [
+                Experience(
+                    rollout, {name: float(values[b, k]) for name, values in signals.items()}, next(before), bool(found)
+                )
+                for k, rollout in enumerate(group)
+            ]
+            for b, group in enumerate(groups)
+        ]
+
+    def _gather(self, contexts: Rows[Context], step: Step, attempt: int) -> Gathered:
+        return gather(
+            self.trainable,
+            contexts,
+            self.config.outputs_per_context,
+            self._reward,
+            generator=step.generator(f"rollouts-{attempt}"),
+            sampling=self.config.sampling,
+            version=step.index,
+            batch_size=self.config.rollout_batch_size,
+            fewest=self.recipe.fewest,
+        )
+
+    def _split(self, groups: list[list[Experience]], step: Step) -> list[list[Experience]]:
+        """Whole groups, in a random order, in parts of nearly equal number; the last groups serve again where too few."""
+        count = self.config.updates_per_rollout
+        order = torch.randperm(len(groups), generator=torch_generator(step.seed, "parts", step.index)).tolist()
+        order += [order[i % len(order)] for i in range(max(0, count - len(order)))]
+        bounds = [len(order) * part // count for part in range(count + 1)]
+        return [
+            [experience for index in order[start:end] for experience in groups[index]]
+            for start, end in pairwise(bounds)
+        ]
+
+    @torch.no_grad()
+    def _log_probs(self, rollouts: list[Rollout]) -> list[tuple[float, ...]]:
+        """Log-probabilities under the policy as it is, group by group."""
+        values: list[tuple[float, ...]] = []
+        size = self.config.outputs_per_context
+        for start in range(0, len(rollouts), size):
+            found = self.trainable.log_prob_of([rollout.sequence for rollout in rollouts[start : start + size]])
+            values.extend(tuple(row[mask].tolist()) for row, mask in zip(found.per_step, found.mask, strict=True))
+        return values
+
+    def _old(self, examples: Rows[Experience], log_prob: LogProb) -> Float[Tensor, "N T"]:
+        old = log_prob.per_step.detach().clone()
+        for row, example in enumerate(examples):
+            if example.old is not None:
+                old[row, log_prob.mask[row]] = torch.tensor(example.old, dtype=old.dtype, device=old.device)
+        return old
+
+
+def _as_groups(groups: list[list[Rollout]]) -> Groups:
+    most = max(map(len, groups))
+    reward, length = torch.zeros(len(groups), most), torch.zeros(len(groups), most, dtype=torch.long)
+    mask, finished = (torch.zeros(len(groups), most, dtype=torch.bool) for _ in range(2))
+    for b, group in enumerate(groups):
+        for k, rollout in enumerate(group):
+            reward[b, k], length[b, k] = rollout.reward, len(rollout.sequence.output)
+            mask[b, k], finished[b, k] = True, rollout.finished
+    return Groups(reward, mask, length, finished)

@@ -1,0 +1,136 @@
+"""Rollouts: outputs that a policy sampled, with everything that learning from them needs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from plaudit.errors import RewardError
+from plaudit.feedback.records import Context
+from plaudit.policies import CausalLM, Sampling, Sequence
+from plaudit.profiling import phase
+from plaudit.rewards.base import RewardSource
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One sampled output of one context.
+
+    Attributes:
+        group: number of the context among those asked together; the outputs of one context are a group.
+        sequence: tokens of context and output; where its mask is False the environment wrote the token, not the policy.
+        log_prob: of each token of the output under the distribution that it was drawn from; 0 where the policy drew none.
+        text: the output as a person reads it.
+        finished: whether it ended by itself, and not at the length limit.
+        reward: what it was given.
+        components: what the reward is made of, by name.
+        version: optimiser steps that the policy had made when it sampled this.
+    """
+
+    group: int
+    sequence: Sequence
+    log_prob: tuple[float, ...]
+    text: str
+    finished: bool
+    reward: float
+    components: Mapping[str, float]
+    version: int
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON takes it, without loss."""
+        values = {name: getattr(self, name) for name in self.__slots__ if name != "sequence"}
+        tokens = self.sequence
+        return {**values, "context": tokens.context, "output": tokens.output, "mask": tokens.mask}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Rollout:
+        """What `as_json` gave."""
+        plain = dict(values)
+        sequence = Sequence(*(tuple(plain.pop(name)) for name in ("context", "output", "mask")))
+        return cls(sequence=sequence, **{**plain, "log_prob": tuple(plain["log_prob"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """Rollouts that were judged, group by group, and how many outputs were left out by reason."""
+
+    rollouts: tuple[Rollout, ...]
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    def groups(self) -> list[list[Rollout]]:
+        """The rollouts of each context, in the order of the contexts."""
+        found: dict[int, list[Rollout]] = {}
+        for rollout in self.rollouts:
+            found.setdefault(rollout.group, []).append(rollout)
+        return list(found.values())
+
+
+def gather(
+    policy: CausalLM,
+    contexts: Rows[Context],
+    n: int,
+    reward: RewardSource,
+    *,
+    generator: torch.Generator,
+    sampling: Sampling,
+    version: int,
+    batch_size: int = 64,
+    fewest: int = 1,
+) -> Gathered:
+    """Sample n outputs of each context and judge them.
+
+    An output that could not be judged is left out, and so is a group of which fewer than `fewest` remain; both are counted.
+
+    Args:
+        policy: what samples.
+        contexts: what to ask.
+        n: outputs of each context.
+        reward: what judges.
+        generator: of the samples.
+        sampling: the sampler's settings.
+        version: the policy's optimiser steps so far.
+        batch_size: outputs that are sampled side by side.
+        fewest: the least size of a group.
+
+    Raises:
+        RewardError: nothing could be judged, or the rewards do not fit the outputs.
+    """
+    with phase("sampling"):
+        groups = policy.sample(contexts, n, generator=generator, sampling=sampling, batch_size=batch_size)
+    samples = [(number, sample) for number, group in enumerate(groups) for sample in group]
+    outputs = [policy.output(sample, sampling) for _, sample in samples]
+    with phase("reward"):
+        judged = reward.reward([contexts[number] for number, _ in samples], outputs)
+    for name, part in {"value": judged.value, "judged": judged.judged, **judged.components}.items():
+        if part.shape != (len(samples),):
+            raise RewardError(f"{name}: expected a reward of shape [{len(samples)}], got {list(part.shape)}")
+    if samples and not bool(judged.judged.any()):
+        first = judged.errors[0] if judged.errors else "no reason was given"
+        raise RewardError(f"None of {len(samples)} outputs could be judged. The first: {first}")
+    if bool((judged.judged & ~judged.value.isfinite()).any()):
+        raise RewardError("value: expected finite rewards of the outputs that were judged, got NaN or infinite ones")
+    kept = []
+    for place, (number, sample) in enumerate(samples):
+        if bool(judged.judged[place]):
+            sequence = Sequence(
+                policy.encoder.context(contexts[number]), sample.token_ids, (True,) * len(sample.token_ids)
+            )
+            components = {name: float(values[place]) for name, values in judged.components.items()}
+            value = float(judged.value[place])
+            kept.append(
+                Rollout(number, sequence, sample.log_prob, sample.text, sample.finished, value, components, version)
+            )
+    sizes = Counter(rollout.group for rollout in kept)
+    whole = tuple(rollout for rollout in kept if sizes[rollout.group] >= fewest)
+    dropped = Counter({"could not be judged": len(samples) - len(kept), "in too small a group": len(kept) - len(whole)})
+    return Gathered(whole, dropped)
+
+
+def by_reward(rollouts: Iterable[Rollout]) -> list[Rollout]:
+    """Best first; of equals, the one that was sampled first."""
+    return sorted(rollouts, key=lambda rollout: -rollout.reward)
