@@ -1,7 +1,7 @@
 """The command line.
 
 python -m benchmarks.engine dpo [--rounds 3] [--dtypes float32 bfloat16] [--prompts 512 64]
-python -m benchmarks.engine grpo | sampling | reward | sft | scaling | ceiling
+python -m benchmarks.engine grpo | sampling | reward | sft | scaling | ceiling | precision
 python -m benchmarks.engine all        every workload at its own number of rounds
 python -m benchmarks.engine report     the tables of benchmarks/README.md and the plot, from the results
 python -m benchmarks.engine all --model tiny    in a minute, to see that it works; results go to a temporary folder
@@ -26,13 +26,15 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from plaudit.policies import QUICKSTART_MODEL
 from plaudit.policies.loading import quiet_transformers
 
-from . import ceiling, dpo, grpo, report, reward, sampling, scaling, sft
+from . import ceiling, dpo, grpo, precision, report, reward, sampling, scaling, sft
 from .cases import TINY, Case, config_of
 from .measuring import Results, build, compare, memory_of_this_process, peak_memory
 
 RESULTS = Path(__file__).parents[1] / "results"
 COMPARED = {module.__name__.rpartition(".")[2]: module for module in (dpo, grpo, sampling, reward, sft, scaling)}
-ROUNDS = {"dpo": 3, "grpo": 3, "sampling": 5, "reward": 5, "sft": 5, "scaling": 3, "ceiling": 7}
+ALONE = {"ceiling": ceiling, "precision": precision}
+"""Workloads without a peer."""
+ROUNDS = {"dpo": 3, "grpo": 3, "sampling": 5, "reward": 5, "sft": 5, "scaling": 3, "ceiling": 7, "precision": 1}
 """A step of TRL's takes up to minutes on two cores."""
 DTYPES = {"scaling": ["float32"]}
 """Types by workload, where not both."""
@@ -89,16 +91,16 @@ def cases_of(workload: str, model: str, options: argparse.Namespace) -> list[Cas
             return dpo.cases(model, dtypes, options.prompts, options.references)
         case "grpo" | "sampling":
             return COMPARED[workload].cases(model, dtypes, options.prompts)
-        case "ceiling":
-            return ceiling.cases(model, dtypes)
+        case "ceiling" | "precision":
+            return ALONE[workload].cases(model, dtypes)
         case _:
             return COMPARED[workload].cases(model, dtypes)
 
 
 def measure(case: Case, rounds: int, results: Results) -> None:
     """Whether the sides agree, then their times in turn, then each side's memory."""
-    if case.workload == "ceiling":
-        ceiling.run(case, rounds=rounds, results=results)
+    if case.workload in ALONE:
+        ALONE[case.workload].run(case, rounds=rounds, results=results)
         return
     module = COMPARED[case.workload]
     with quiet_transformers():

@@ -34,7 +34,7 @@ def write(folder: Path, *, readme: Path = README) -> None:
 
 def tables(folder: Path) -> str:
     """All tables whose results exist, in Markdown."""
-    known = {workload: read_results(folder, workload) for workload in (*COMPARED, "scaling", "ceiling")}
+    known = {workload: read_results(folder, workload) for workload in (*COMPARED, "scaling", "ceiling", "precision")}
     entries = [entry for workload in COMPARED for entry in known[workload]]
     speed = {entry["case"]["dtype"]: entry for entry in known["ceiling"]}
     parts = [machines([entry for found in known.values() for entry in found])]
@@ -49,6 +49,8 @@ def tables(folder: Path) -> str:
         parts.append(_section("Phases of a GRPO step", phases(known["grpo"])))
     if known["ceiling"]:
         parts.append(_section("Share of the ceiling", ceilings(known["ceiling"])))
+    if known["precision"]:
+        parts.append(_section("Distance from float64", distances(known["precision"])))
     if known["scaling"]:
         parts.append(_section("Scaling", growth(known["scaling"])))
     return "\n".join(parts)
@@ -156,6 +158,17 @@ def ceilings(entries: list[Entry]) -> Iterator[str]:
         rates = " | ".join(f"{entry[name] / 1e9:.0f} GFLOP/s" for name in names)
         shares = " | ".join(f"{entry[name]:.0%}" for name in ("share_of_square", "share_of_own_shapes"))
         yield f"| {_named(entry)} | {rates} | {shares} | {entry['copy_bytes_per_s'] / 1e9:.1f} GB/s |"
+
+
+def distances(entries: list[Entry]) -> Iterator[str]:
+    """Errors of log-probabilities, in nats, and of gradients, by type and path."""
+    yield "| case | path | log-probability: root mean square | largest | gradient, relative | sampled from scored, largest |"
+    yield "|---|---|---:|---:|---:|---:|"
+    for entry in entries:
+        for path in ("packed", "padded"):
+            values = (entry[path][name] for name in ("log_prob_rms", "log_prob_largest", "gradient_relative"))
+            sampled = f"{entry['sampled_largest']:.1e}" if path == "packed" else ""
+            yield f"| {_named(entry)} | {path} | " + " | ".join(f"{v:.1e}" for v in values) + f" | {sampled} |"
 
 
 def growth(entries: list[Entry]) -> Iterator[str]:

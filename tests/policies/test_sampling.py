@@ -117,20 +117,46 @@ def test_behaviour_log_probs_are_those_of_what_was_really_sampled_from(policy, s
             torch.testing.assert_close(torch.tensor(sample.log_prob), expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("family", ["llama", "mistral"], ids=["packed", "padded"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"temperature": 0.6},
+        {"top_k": 7},
+        {"top_p": 0.7},
+        {"min_p": 0.1},
+        {"repetition_penalty": 1.8},
+        {"temperature": 1.4, "top_k": 30, "top_p": 0.9, "min_p": 0.02, "repetition_penalty": 1.2},
+    ],
+    ids=lambda settings: "+".join(settings) or "plain",
+)
 @torch.no_grad()
-def test_first_tokens_have_the_models_frequencies(policy):
-    """A chi-square test over the tokens that are expected at least 10 times, the others together."""
-    count, context = 4000, ask("Hi")
-    (group,) = policy.sample(
-        [context], count, generator=generator(), sampling=Sampling(max_new_tokens=1), batch_size=count
-    )
-    found = np.bincount([sample.token_ids[0] for sample in group], minlength=policy.model.config.vocab_size)
-    logits = policy.model(torch.tensor([policy.encoder.context(context)])).logits[0, -1]
-    expected = count * logits.double().softmax(-1).numpy()
-    frequent = expected >= 10
-    assert frequent.sum() > 10
-    binned = [[*values[frequent], values[~frequent].sum()] for values in (found, expected)]
-    assert chisquare(*binned).pvalue > 0.01
+def test_two_tokens_have_their_exact_frequencies(family, settings):
+    """A chi-square test over all pairs that are expected at least 5 times, the others together; 61 tokens, 6,000 outputs."""
+    model, count, context = build(family), 6000, (5, 9, 23, 9, 40)
+    packs = Packer(model, compute_dtype=torch.float32).packs and family == "llama"
+    sampling = Sampling(max_new_tokens=2, **settings)
+    rows = sample_rows(TokenScorer(model), [context], count, slots=count, shares=packs, sampling=sampling)
+    found = np.bincount([61 * row.token_ids[0] + row.token_ids[1] for row in rows], minlength=61 * 61)
+
+    def exact(ids: torch.Tensor) -> torch.Tensor:
+        logits = model(ids).logits[:, -1]
+        penalised = [penalise_repetition(*pair, sampling.repetition_penalty) for pair in zip(logits, ids, strict=True)]
+        return sampled_distribution(torch.stack(penalised), sampling).double()
+
+    whole = torch.tensor([context])
+    first = exact(whole)[0]
+    second = exact(torch.cat([whole.expand(61, -1), torch.arange(61)[:, None]], 1))
+    expected = (count * first[:, None] * second).flatten().numpy()
+    assert found[expected == 0].sum() == 0
+    frequent = expected >= 5
+    assert frequent.sum() > 5
+    binned = [
+        [*values[frequent], *([rest] if (rest := values[~frequent].sum()) else [])] for values in (found, expected)
+    ]
+    assert len(binned[0]) == len(binned[1])
+    assert chisquare(binned[0], np.array(binned[1]) * sum(binned[0]) / sum(binned[1])).pvalue > 0.001
 
 
 @torch.no_grad()
