@@ -248,7 +248,7 @@ class OnPolicy:
         groups = found[:count] or fallback[:count]
         signals = self.recipe.signals(_as_groups(groups))
         flat = [rollout for group in groups for rollout in group]
-        old = self._log_probs(flat) if self.config.steps_per_rollout > 1 else [None] * len(flat)
+        old = self._log_probs(flat) if self._reads_old else [None] * len(flat)
         before = iter(old)
         return [
             [
@@ -284,15 +284,21 @@ class OnPolicy:
             for start, end in pairwise(bounds)
         ]
 
+    @property
+    def _reads_old(self) -> bool:
+        """Whether log-probabilities before the first update are needed; of a single update they are its own."""
+        return self.config.steps_per_rollout > 1
+
     @torch.no_grad()
     def _log_probs(self, rollouts: Rows[Rollout]) -> list[tuple[float, ...]]:
-        """Log-probabilities under the policy as it is, in the batches that a `Reference` would make of them."""
-        values: list[tuple[float, ...]] = [()] * len(rollouts)
-        for indices in by_context([rollout.sequence.context for rollout in rollouts], 16):
-            found = self.policy.log_prob_of([rollouts[index].sequence for index in indices])
+        """Log-probabilities under the policy as it is, in the batches that a `Reference` makes: equal weights, equal values."""
+        distinct = list({rollout.sequence.key: rollout.sequence for rollout in rollouts}.values())
+        values: dict[str, tuple[float, ...]] = {}
+        for indices in by_context([sequence.context for sequence in distinct], 16):
+            found = self.policy.log_prob_of([distinct[index] for index in indices])
             for index, row, mask in zip(indices, found.per_step, found.mask, strict=True):
-                values[index] = tuple(row[mask].tolist())
-        return values
+                values[distinct[index].key] = tuple(row[mask].tolist())
+        return [values[rollout.sequence.key] for rollout in rollouts]
 
     def _terms(self, examples: Rows[Experience], log_prob: LogProb) -> Terms:
         """What the objective reads."""
