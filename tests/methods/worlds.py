@@ -10,10 +10,23 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from plaudit.methods import DPO, SFT, DPOConfig, EncodedPair, RewardConfig, RewardModelling, SFTConfig
+from plaudit.feedback.records import Context
+from plaudit.methods import (
+    DPO,
+    PPO,
+    SFT,
+    DPOConfig,
+    EncodedPair,
+    PPOConfig,
+    RewardConfig,
+    RewardModelling,
+    SFTConfig,
+)
+from plaudit.methods.on_policy import Experience
 from plaudit.policies import CausalLM, LoRA, Reference
 from plaudit.policies import Sequence as TokenSequence
-from plaudit.rewards import RewardModel
+from plaudit.rewards import FunctionReward, RewardModel, ValueNetwork
+from plaudit.sampling import Rollout
 from plaudit.training import RunFolder, TrainingConfig, train
 
 LENGTHS = ((3, 4), (9, 2), (1, 1), (4, 40), (5, 6), (60, 7), (2, 3))  # of contexts and of outputs
@@ -99,6 +112,32 @@ def _reward(config: RewardConfig, **kinds: bool) -> Case:
     return Case(lambda model, examples: RewardModelling(reward_model(model), examples, config), lambda: pairs(**kinds))
 
 
+def _ppo(model: Path, examples: Any, *, own_trunk: bool = False, entropy: float = 0.0) -> PPO:
+    """With these outputs instead of what it would sample, credited before policy and value network moved a little."""
+    learner = policy(model)
+    value = ValueNetwork.of(reward_model(model) if own_trunk else learner)
+    credited = [_credited(learner, value, sequence) for sequence in examples]
+    perturb(value.scorer, seed=1, size=0.05)
+    config = PPOConfig(kl_coefficient=0.0, value_coefficient=0.5, entropy_coefficient=entropy)
+    method = PPO(learner, value, FunctionReward(lambda *_: 0.0), [Context(content="Hi")], config)
+    method.collect = lambda step: credited  # type: ignore[method-assign]
+    return method
+
+
+@torch.no_grad()
+def _credited(learner: CausalLM, value: ValueNetwork, sequence: TokenSequence) -> Experience:
+    found = learner.log_prob_of([sequence])
+    (values,) = value.values_of([sequence])
+    noise = torch.randn(3, len(values), generator=torch.Generator().manual_seed(len(sequence)))
+    per_token = {"advantage": noise[0], "value": values, "value_target": values + noise[1]}
+    old = found.per_step[found.mask] + 0.1 * noise[2]
+    number = float(len(sequence))
+    rollout = Rollout(0, sequence, (0.0,) * len(sequence.output), "", len(sequence) > 9, number, {"own": number}, 0)
+    signal = {"score": number, "kl": 0.5 * number, "kl_coefficient": 0.05}
+    tokens = {name: tuple(row.tolist()) for name, row in per_token.items()}
+    return Experience(rollout, signal, tuple(old.tolist()), per_token=tokens)
+
+
 CASES = {
     "dpo": Case(lambda model, examples: _dpo(model, examples, DPOConfig(beta=0.3)), pairs),
     "dpo-shared": Case(lambda model, examples: _dpo(model, examples, DPOConfig()), pairs_of_two_contexts),
@@ -106,6 +145,8 @@ CASES = {
     "sft-token-mean": _sft("token-mean"),
     "sft-sequence-mean": _sft("sequence-mean"),
     "sft-sequence-sum": _sft("sequence-sum"),
+    "ppo": Case(_ppo, demonstrations),
+    "ppo-own-trunk": Case(lambda model, examples: _ppo(model, examples, own_trunk=True, entropy=0.3), demonstrations),
     "reward": _reward(RewardConfig()),
     "reward-margins": _reward(RewardConfig(margin_weight=0.5), margins=True),
     "reward-ties": _reward(RewardConfig(tie_width=0.4, margin_weight=0.5), ties=True, margins=True),

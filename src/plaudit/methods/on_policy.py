@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Rows
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -20,9 +20,10 @@ from plaudit.errors import ConfigError
 from plaudit.feedback.records import Context
 from plaudit.objectives.policy_gradient import kl_k3
 from plaudit.policies import CausalLM, LogProb, Reference, Sampling, Sequence
+from plaudit.policies.base import by_context
 from plaudit.rewards.base import RewardSource
 from plaudit.sampling.rollouts import Gathered, Rollout, gather
-from plaudit.training import ExampleLoss, Step
+from plaudit.training import ExampleLoss, Step, Trainable
 from plaudit.training.config import check, whole
 from plaudit.training.randomness import batch_indices, torch_generator
 
@@ -37,6 +38,7 @@ class OnPolicyConfig:
         contexts_per_rollout: contexts that are asked together.
         outputs_per_context: outputs that are sampled of each; they form a group.
         updates_per_rollout: optimiser steps made with them, each on its own groups. 1 is strictly on-policy.
+        epochs_per_rollout: passes over them, in a new order each; so many times updates_per_rollout steps an asking.
         max_new_tokens: length limit of an output, in tokens.
         kl_coefficient: strength of the pull to the reference, by the estimate k3 in the loss; 0 needs no reference.
         retries: how often other contexts are asked instead of groups whose rewards are all equal (DAPO's dynamic sampling).
@@ -46,19 +48,26 @@ class OnPolicyConfig:
     contexts_per_rollout: int = 8
     outputs_per_context: int = 8
     updates_per_rollout: int = 1
+    epochs_per_rollout: int = 1
     max_new_tokens: int = 256
     kl_coefficient: float = 0.0
     retries: int = 0
     rollout_batch_size: int = 64
 
     def __post_init__(self) -> None:
-        for name in ("contexts_per_rollout", "outputs_per_context", "updates_per_rollout", "rollout_batch_size"):
+        counts = ("contexts_per_rollout", "outputs_per_context", "updates_per_rollout", "epochs_per_rollout")
+        for name in (*counts, "rollout_batch_size"):
             check(self, name, whole(getattr(self, name), 1), "a whole number >= 1")
         fits = self.updates_per_rollout <= self.contexts_per_rollout
         check(self, "updates_per_rollout", fits, f"at most contexts_per_rollout, {self.contexts_per_rollout}")
         check(self, "kl_coefficient", 0 <= self.kl_coefficient < float("inf"), "a number >= 0")
         check(self, "retries", whole(self.retries, 0), "a whole number >= 0")
         _ = self.sampling
+
+    @property
+    def steps_per_rollout(self) -> int:
+        """Optimiser steps made with the outputs of one asking."""
+        return self.updates_per_rollout * self.epochs_per_rollout
 
     @property
     def sampling(self) -> Sampling:
@@ -85,17 +94,20 @@ class Terms:
         old: under the policy before the first update with these outputs; a constant.
         mask: the tokens that count.
         signal: what the recipe made of the rewards, [N] each.
+        per_token: signals that differ from token to token.
     """
 
     log_prob: Float[Tensor, "N T"]
     old: Float[Tensor, "N T"]
     mask: Bool[Tensor, "N T"]
     signal: Mapping[str, Float[Tensor, " N"]]
+    per_token: Mapping[str, Float[Tensor, "N T"]] = field(default_factory=dict)
 
     @property
-    def advantage(self) -> Float[Tensor, "N 1"]:
-        """The signal of that name, for every token."""
-        return self.signal["advantage"][:, None]
+    def advantage(self) -> Float[Tensor, " N #T"]:
+        """The signal of that name: each token's own where there is such, else the output's."""
+        found = self.per_token.get("advantage")
+        return self.signal["advantage"][:, None] if found is None else found
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,23 +138,26 @@ class Experience:
         signal: what the recipe made of its reward.
         old: its log-probabilities before the first update, where there are several.
         teaches: False where no group of the asking tells good from bad: the step then makes no change.
+        per_token: signals of its tokens, where they differ from token to token.
     """
 
     rollout: Rollout
     signal: Mapping[str, float]
     old: tuple[float, ...] | None = None
     teaches: bool = True
+    per_token: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """As JSON takes it, without loss."""
-        own = {"signal": dict(self.signal), "old": self.old, "teaches": self.teaches}
+        own = {"signal": dict(self.signal), "old": self.old, "teaches": self.teaches, "per_token": dict(self.per_token)}
         return {"rollout": self.rollout.as_json(), **own}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Experience:
         """What `as_json` gave."""
         old = None if values["old"] is None else tuple(values["old"])
-        return cls(Rollout.from_json(values["rollout"]), values["signal"], old, values["teaches"])
+        per_token = {name: tuple(tokens) for name, tokens in values["per_token"].items()}
+        return cls(Rollout.from_json(values["rollout"]), values["signal"], old, values["teaches"], per_token)
 
 
 class OnPolicy:
@@ -176,42 +191,32 @@ class OnPolicy:
             raise ConfigError(f"kl_coefficient: {config.kl_coefficient} pulls to a reference, and none was given")
         if not contexts:
             raise ConfigError("contexts: expected at least one to ask, got none")
-        self.trainable, self.name = policy, recipe.name
+        self.policy, self.name = policy, recipe.name
+        self.trainable: Trainable = policy
         self.recipe, self.config = recipe, config
         self._reward, self._contexts, self._reference = reward, contexts, reference
-        self._parts: list[list[Experience]] = []
+        self._groups: list[list[Experience]] = []
 
     def collect(self, step: Step) -> list[Experience]:
-        """The step's part of the outputs of one asking; asks when all parts of the last were used."""
-        asking, part = divmod(step.index, self.config.updates_per_rollout)
-        if part == 0:
-            self._parts = self._split(self._experiences(step, asking), step)
-        return self._parts[part]
+        """The step's part of the outputs of one asking; asks when those of the last were used in all epochs."""
+        asking, place = divmod(step.index, self.config.steps_per_rollout)
+        part = place % self.config.updates_per_rollout
+        if place == 0:
+            self._groups = self._experiences(step, asking)
+        return self._split(self._groups, step, epoch_start=step.index - part)[part]
 
     def loss(self, examples: Rows[Experience]) -> ExampleLoss:
         """Loss of each output."""
         sequences = [example.rollout.sequence for example in examples]
-        log_prob = self.trainable.log_prob_of(sequences)
-        old = self._old(examples, log_prob)
-        signal = {
-            name: torch.tensor([example.signal[name] for example in examples], device=old.device)
-            for name in examples[0].signal
-        }
-        value, weight = self.recipe.objective(Terms(log_prob.per_step, old, log_prob.mask, signal))
+        log_prob = self.policy.log_prob_of(sequences)
+        value, weight = self.recipe.objective(self._terms(examples, log_prob))
         value = value * torch.tensor([float(example.teaches) for example in examples], device=value.device)
-        metrics = {
-            "reward": torch.tensor([example.rollout.reward for example in examples]),
-            "length": log_prob.lengths.float(),
-            "finished": torch.tensor([float(example.rollout.finished) for example in examples]),
-        }
-        for name in examples[0].rollout.components:
-            metrics[f"reward.{name}"] = torch.tensor([example.rollout.components[name] for example in examples])
+        metrics = self._metrics(examples, log_prob)
         if self._reference is not None and self.config.kl_coefficient:
             per_token = kl_k3(log_prob.per_step, self._reference.log_prob_of(sequences).per_step, log_prob.mask)
             divergence = torch.where(log_prob.mask, per_token, 0).sum(-1)
             value = value + self.config.kl_coefficient * divergence / log_prob.lengths.clamp(min=1)
             metrics["kl"] = divergence.detach()
-        metrics = {name: values.to(value.device) for name, values in metrics.items()}
         return ExampleLoss(value, weight, metrics, tokens=sum(map(len, sequences)))
 
     def sequences(self, example: Experience) -> tuple[Sequence]:
@@ -220,11 +225,11 @@ class OnPolicy:
 
     def state(self) -> dict[str, Any]:
         """The outputs that the next steps will learn from."""
-        return {"parts": [[experience.as_json() for experience in part] for part in self._parts]}
+        return {"groups": [[experience.as_json() for experience in group] for group in self._groups]}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on with the outputs of a checkpoint."""
-        self._parts = [[Experience.from_json(values) for values in part] for part in state.get("parts", ())]
+        self._groups = [[Experience.from_json(values) for values in group] for group in state.get("groups", ())]
 
     def _experiences(self, step: Step, asking: int) -> list[list[Experience]]:
         """Groups of judged outputs with their signals."""
@@ -243,7 +248,7 @@ class OnPolicy:
         groups = found[:count] or fallback[:count]
         signals = self.recipe.signals(_as_groups(groups))
         flat = [rollout for group in groups for rollout in group]
-        old = self._log_probs(flat) if self.config.updates_per_rollout > 1 else [None] * len(flat)
+        old = self._log_probs(flat) if self._reads_old else [None] * len(flat)
         before = iter(old)
         return [
             [
@@ -257,7 +262,7 @@ class OnPolicy:
 
     def _gather(self, contexts: Rows[Context], step: Step, attempt: int) -> Gathered:
         return gather(
-            self.trainable,
+            self.policy,
             contexts,
             self.config.outputs_per_context,
             self._reward,
@@ -268,10 +273,10 @@ class OnPolicy:
             fewest=self.recipe.fewest,
         )
 
-    def _split(self, groups: list[list[Experience]], step: Step) -> list[list[Experience]]:
+    def _split(self, groups: list[list[Experience]], step: Step, *, epoch_start: int) -> list[list[Experience]]:
         """Whole groups, in a random order, in parts of nearly equal number; the last groups serve again where too few."""
         count = self.config.updates_per_rollout
-        order = torch.randperm(len(groups), generator=torch_generator(step.seed, "parts", step.index)).tolist()
+        order = torch.randperm(len(groups), generator=torch_generator(step.seed, "parts", epoch_start)).tolist()
         order += [order[i % len(order)] for i in range(max(0, count - len(order)))]
         bounds = [len(order) * part // count for part in range(count + 1)]
         return [
@@ -279,22 +284,49 @@ class OnPolicy:
             for start, end in pairwise(bounds)
         ]
 
-    @torch.no_grad()
-    def _log_probs(self, rollouts: list[Rollout]) -> list[tuple[float, ...]]:
-        """Log-probabilities under the policy as it is, group by group."""
-        values: list[tuple[float, ...]] = []
-        size = self.config.outputs_per_context
-        for start in range(0, len(rollouts), size):
-            found = self.trainable.log_prob_of([rollout.sequence for rollout in rollouts[start : start + size]])
-            values.extend(tuple(row[mask].tolist()) for row, mask in zip(found.per_step, found.mask, strict=True))
-        return values
+    @property
+    def _reads_old(self) -> bool:
+        """Whether log-probabilities before the first update are needed; of a single update they are its own."""
+        return self.config.steps_per_rollout > 1
 
-    def _old(self, examples: Rows[Experience], log_prob: LogProb) -> Float[Tensor, "N T"]:
+    @torch.no_grad()
+    def _log_probs(self, rollouts: Rows[Rollout]) -> list[tuple[float, ...]]:
+        """Log-probabilities under the policy as it is, in the batches that a `Reference` makes: equal weights, equal values."""
+        distinct = list({rollout.sequence.key: rollout.sequence for rollout in rollouts}.values())
+        values: dict[str, tuple[float, ...]] = {}
+        for indices in by_context([sequence.context for sequence in distinct], 16):
+            found = self.policy.log_prob_of([distinct[index] for index in indices])
+            for index, row, mask in zip(indices, found.per_step, found.mask, strict=True):
+                values[distinct[index].key] = tuple(row[mask].tolist())
+        return [values[rollout.sequence.key] for rollout in rollouts]
+
+    def _terms(self, examples: Rows[Experience], log_prob: LogProb) -> Terms:
+        """What the objective reads."""
         old = log_prob.per_step.detach().clone()
         for row, example in enumerate(examples):
             if example.old is not None:
                 old[row, log_prob.mask[row]] = torch.tensor(example.old, dtype=old.dtype, device=old.device)
-        return old
+        signal = {
+            name: torch.tensor([example.signal[name] for example in examples], device=old.device)
+            for name in examples[0].signal
+        }
+        per_token = {name: torch.zeros_like(old) for name in examples[0].per_token}
+        for name, rows in per_token.items():
+            for row, example in enumerate(examples):
+                values = torch.tensor(example.per_token[name], dtype=old.dtype, device=old.device)
+                rows[row, log_prob.mask[row]] = values
+        return Terms(log_prob.per_step, old, log_prob.mask, signal, per_token)
+
+    def _metrics(self, examples: Rows[Experience], log_prob: LogProb) -> dict[str, Float[Tensor, " N"]]:
+        """What a reader of the run wants to see of every method of the family."""
+        metrics = {
+            "reward": torch.tensor([example.rollout.reward for example in examples]),
+            "length": log_prob.lengths.float(),
+            "finished": torch.tensor([float(example.rollout.finished) for example in examples]),
+        }
+        for name in examples[0].rollout.components:
+            metrics[f"reward.{name}"] = torch.tensor([example.rollout.components[name] for example in examples])
+        return {name: values.to(log_prob.per_step.device) for name, values in metrics.items()}
 
 
 def _as_groups(groups: list[list[Rollout]]) -> Groups:

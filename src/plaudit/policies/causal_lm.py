@@ -14,6 +14,7 @@ from torch import nn
 
 from plaudit.errors import PolicyError
 from plaudit.feedback.records import Context, Output, Producer, Tokens
+from plaudit.policies.adapters import keeping_trained
 from plaudit.policies.base import LogProb, Sample, Sampling
 from plaudit.policies.decoding import decode
 from plaudit.policies.encoding import Encoder, Sequence
@@ -227,7 +228,7 @@ class CausalLM:
             raise PolicyError(
                 "A policy without adapters has no frozen weights below it; use plaudit.policies.Reference."
             )
-        with self.model.disable_adapter():
+        with keeping_trained(self.model), self.model.disable_adapter():
             yield
 
     def _untrained(self) -> bool:

@@ -3,5 +3,6 @@
 from plaudit.rewards.base import FunctionReward, Reward, RewardSource
 from plaudit.rewards.judges import EndpointJudge, Judged
 from plaudit.rewards.reward_model import RewardModel
+from plaudit.rewards.value_network import ValueNetwork
 
-__all__ = ["EndpointJudge", "FunctionReward", "Judged", "Reward", "RewardModel", "RewardSource"]
+__all__ = ["EndpointJudge", "FunctionReward", "Judged", "Reward", "RewardModel", "RewardSource", "ValueNetwork"]
