@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Rows
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -28,6 +28,7 @@ from plaudit.training.config import check, whole
 from plaudit.training.randomness import batch_indices, torch_generator
 
 Signals = Mapping[str, Float[Tensor, "B K"]]
+Values = tuple[Float[Tensor, " N"], Float[Tensor, " N"]]  # loss and weight per output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,12 +78,16 @@ class OnPolicyConfig:
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """Rewards of B groups of at most K outputs; what `mask` excludes is no output."""
+    """Rewards of B groups of at most K outputs; what `mask` excludes is no output.
+
+    `greedy_reward` is that of the greedy output of each context, where the recipe asks for it.
+    """
 
     reward: Float[Tensor, "B K"]
     mask: Bool[Tensor, "B K"]
     length: Int[Tensor, "B K"]
     finished: Bool[Tensor, "B K"]
+    greedy_reward: Float[Tensor, " B"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +100,7 @@ class Terms:
         mask: the tokens that count.
         signal: what the recipe made of the rewards, [N] each.
         per_token: signals that differ from token to token.
+        divergence: the exact KL(reference || policy) of each token's distribution, where the recipe asks for it.
     """
 
     log_prob: Float[Tensor, "N T"]
@@ -102,6 +108,7 @@ class Terms:
     mask: Bool[Tensor, "N T"]
     signal: Mapping[str, Float[Tensor, " N"]]
     per_token: Mapping[str, Float[Tensor, "N T"]] = field(default_factory=dict)
+    divergence: Float[Tensor, "N T"] | None = None
 
     @property
     def advantage(self) -> Float[Tensor, " N #T"]:
@@ -116,17 +123,24 @@ class Recipe:
 
     Attributes:
         name: of the method.
-        signals: from the rewards of groups to signals of their outputs.
+        signals: from the rewards of groups to signals of their outputs. Where one of them is called ``kept``, outputs for
+            which it is 0 are not learned from, and cost nothing after they were judged.
         objective: from terms to (loss, weight) per output.
         fewest: outputs that a group needs.
         contrast: whether a group whose rewards are all equal teaches nothing, and is left out.
+        greedy: whether the greedy output of each context is judged, too.
+        divergence: whether the objective reads the exact divergence from the frozen weights below the adapters.
+        memory: numbers that `signals` carries from one asking to the next; a checkpoint holds them.
     """
 
     name: str
     signals: Callable[[Groups], Signals]
-    objective: Callable[[Terms], tuple[Float[Tensor, " N"], Float[Tensor, " N"]]]
+    objective: Callable[[Terms], Values]
     fewest: int = 2
     contrast: bool = True
+    greedy: bool = False
+    divergence: bool = False
+    memory: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +203,10 @@ class OnPolicy:
             )
         if config.kl_coefficient and reference is None:
             raise ConfigError(f"kl_coefficient: {config.kl_coefficient} pulls to a reference, and none was given")
+        if recipe.divergence and not policy.has_adapters:
+            raise ConfigError(
+                f"policy: {recipe.name} reads the distribution of the reference, which LoRA adapters keep"
+            )
         if not contexts:
             raise ConfigError("contexts: expected at least one to ask, got none")
         self.policy, self.name = policy, recipe.name
@@ -208,7 +226,8 @@ class OnPolicy:
     def loss(self, examples: Rows[Experience]) -> ExampleLoss:
         """Loss of each output."""
         sequences = [example.rollout.sequence for example in examples]
-        log_prob = self.policy.log_prob_of(sequences)
+        score = self.policy.divergence_of if self.recipe.divergence else self.policy.log_prob_of
+        log_prob = score(sequences)
         value, weight = self.recipe.objective(self._terms(examples, log_prob))
         value = value * torch.tensor([float(example.teaches) for example in examples], device=value.device)
         metrics = self._metrics(examples, log_prob)
@@ -225,11 +244,13 @@ class OnPolicy:
 
     def state(self) -> dict[str, Any]:
         """The outputs that the next steps will learn from."""
-        return {"groups": [[experience.as_json() for experience in group] for group in self._groups]}
+        groups = [[experience.as_json() for experience in group] for group in self._groups]
+        return {"groups": groups, "memory": dict(self.recipe.memory)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on with the outputs of a checkpoint."""
         self._groups = [[Experience.from_json(values) for values in group] for group in state.get("groups", ())]
+        self.recipe.memory.update(state.get("memory", {}))
 
     def _experiences(self, step: Step, asking: int) -> list[list[Experience]]:
         """Groups of judged outputs with their signals."""
@@ -246,19 +267,19 @@ class OnPolicy:
             if len(found) >= count:
                 break
         groups = found[:count] or fallback[:count]
-        signals = self.recipe.signals(_as_groups(groups))
-        flat = [rollout for group in groups for rollout in group]
-        old = self._log_probs(flat) if self._reads_old else [None] * len(flat)
-        before = iter(old)
-        return [
+        signals = _with_group_reward(self.recipe.signals(_as_groups(groups)), groups)
+        made = [
             [
-                Experience(
-                    rollout, {name: float(values[b, k]) for name, values in signals.items()}, next(before), bool(found)
-                )
+                Experience(rollout, {name: float(values[b, k]) for name, values in signals.items()}, None, bool(found))
                 for k, rollout in enumerate(group)
             ]
             for b, group in enumerate(groups)
         ]
+        made = [[experience for experience in group if experience.signal.get("kept", 1)] for group in made]
+        if not self._reads_old:
+            return made
+        before = iter(self._log_probs([experience.rollout for group in made for experience in group]))
+        return [[replace(experience, old=next(before)) for experience in group] for group in made]
 
     def _gather(self, contexts: Rows[Context], step: Step, attempt: int) -> Gathered:
         return gather(
@@ -271,6 +292,7 @@ class OnPolicy:
             version=step.index,
             batch_size=self.config.rollout_batch_size,
             fewest=self.recipe.fewest,
+            greedy=self.recipe.greedy,
         )
 
     def _split(self, groups: list[list[Experience]], step: Step, *, epoch_start: int) -> list[list[Experience]]:
@@ -315,7 +337,7 @@ class OnPolicy:
             for row, example in enumerate(examples):
                 values = torch.tensor(example.per_token[name], dtype=old.dtype, device=old.device)
                 rows[row, log_prob.mask[row]] = values
-        return Terms(log_prob.per_step, old, log_prob.mask, signal, per_token)
+        return Terms(log_prob.per_step, old, log_prob.mask, signal, per_token, log_prob.divergence)
 
     def _metrics(self, examples: Rows[Experience], log_prob: LogProb) -> dict[str, Float[Tensor, " N"]]:
         """What a reader of the run wants to see of every method of the family."""
@@ -324,9 +346,21 @@ class OnPolicy:
             "length": log_prob.lengths.float(),
             "finished": torch.tensor([float(example.rollout.finished) for example in examples]),
         }
+        if "kept" in examples[0].signal:
+            everything = torch.tensor([example.signal["group_reward"] for example in examples])
+            metrics = {**metrics, "reward": everything, "reward_kept": metrics["reward"]}
+        if log_prob.divergence is not None:
+            metrics["divergence"] = torch.where(log_prob.mask, log_prob.divergence, 0).sum(-1).detach()
         for name in examples[0].rollout.components:
             metrics[f"reward.{name}"] = torch.tensor([example.rollout.components[name] for example in examples])
         return {name: values.to(log_prob.per_step.device) for name, values in metrics.items()}
+
+
+def expect_fresh(config: OnPolicyConfig, name: str) -> None:
+    """Refuse further updates with outputs of an older policy, for a method without a ratio that accounts for it."""
+    for field_name in ("updates_per_rollout", "epochs_per_rollout"):
+        fresh = getattr(config, field_name) == 1
+        check(config, field_name, fresh, f"1: {name} learns from fresh samples")
 
 
 def _as_groups(groups: list[list[Rollout]]) -> Groups:
@@ -337,4 +371,14 @@ def _as_groups(groups: list[list[Rollout]]) -> Groups:
         for k, rollout in enumerate(group):
             reward[b, k], length[b, k] = rollout.reward, len(rollout.sequence.output)
             mask[b, k], finished[b, k] = True, rollout.finished
-    return Groups(reward, mask, length, finished)
+    greedy = [group[0].greedy_reward for group in groups]
+    known = [value for value in greedy if value is not None]
+    return Groups(reward, mask, length, finished, torch.tensor(known) if len(known) == len(greedy) else None)
+
+
+def _with_group_reward(signals: Signals, groups: list[list[Rollout]]) -> Signals:
+    """Where some outputs are left out, the mean reward of all, so that the metrics tell how good the policy is."""
+    if "kept" not in signals:
+        return signals
+    means = torch.tensor([sum(rollout.reward for rollout in group) / len(group) for group in groups])
+    return {**signals, "group_reward": means[:, None].expand_as(signals["kept"])}

@@ -143,6 +143,21 @@ class CausalLM:
         scorer = self.scorer if torch.is_grad_enabled() else _unwrapped(self.scorer)
         return padded_log_prob(scorer(batch, entropy=entropy), batch, entropy=entropy)
 
+    def divergence_of(self, sequences: Rows[Sequence]) -> LogProb:
+        """The same with the exact divergence of the frozen weights below the adapters from the policy at each step.
+
+        ``KL(p0 || π)`` over the vocabulary, with a gradient through π only. It costs one more pass of the trunk, and logits a
+        chunk at a time.
+
+        Raises:
+            PolicyError: there are no adapters, or they lie on the head.
+        """
+        batch = self.packer.batch(sequences, device=self.device)
+        scorer = self.scorer if torch.is_grad_enabled() else _unwrapped(self.scorer)
+        with self.without_adapters():
+            reference = _unwrapped(self.scorer).states(batch)
+        return padded_log_prob(scorer(batch, reference=reference), batch, divergence=True)
+
     def sample(
         self,
         contexts: Rows[Context],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Rows
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ class Rollout:
         reward: what it was given.
         components: what the reward is made of, by name.
         version: optimiser steps that the policy had made when it sampled this.
+        greedy_reward: reward of the likeliest output of the same context, token by token, where that was asked for.
     """
 
     group: int
@@ -40,6 +41,7 @@ class Rollout:
     reward: float
     components: Mapping[str, float]
     version: int
+    greedy_reward: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """As JSON takes it, without loss."""
@@ -81,6 +83,7 @@ def gather(
     version: int,
     batch_size: int = 64,
     fewest: int = 1,
+    greedy: bool = False,
 ) -> Gathered:
     """Sample n outputs of each context and judge them.
 
@@ -96,13 +99,20 @@ def gather(
         version: the policy's optimiser steps so far.
         batch_size: outputs that are sampled side by side.
         fewest: the least size of a group.
+        greedy: also take the greedy output of each context (temperature 0) and keep its reward beside the others'. It is
+            in no group; a group whose greedy output could not be judged is left out.
 
     Raises:
         RewardError: nothing could be judged, or the rewards do not fit the outputs.
     """
     with phase("sampling"):
         groups = policy.sample(contexts, n, generator=generator, sampling=sampling, batch_size=batch_size)
+        if greedy:
+            likeliest = replace(sampling, temperature=0.0)
+            one_each = policy.sample(contexts, 1, generator=generator, sampling=likeliest, batch_size=batch_size)
+            groups = [[*group, *one] for group, one in zip(groups, one_each, strict=True)]
     samples = [(number, sample) for number, group in enumerate(groups) for sample in group]
+    drawn = [place % (n + 1) < n for place in range(len(samples))] if greedy else [True] * len(samples)
     outputs = [policy.output(sample, sampling) for _, sample in samples]
     with phase("reward"):
         judged = reward.reward([contexts[number] for number, _ in samples], outputs)
@@ -114,20 +124,31 @@ def gather(
         raise RewardError(f"None of {len(samples)} outputs could be judged. The first: {first}")
     if bool((judged.judged & ~judged.value.isfinite()).any()):
         raise RewardError("value: expected finite rewards of the outputs that were judged, got NaN or infinite ones")
+    baselines = {
+        number: float(judged.value[place])
+        for place, (number, _) in enumerate(samples)
+        if not drawn[place] and bool(judged.judged[place])
+    }
     kept = []
     for place, (number, sample) in enumerate(samples):
-        if bool(judged.judged[place]):
+        if drawn[place] and bool(judged.judged[place]):
             sequence = Sequence(
                 policy.encoder.context(contexts[number]), sample.token_ids, (True,) * len(sample.token_ids)
             )
             components = {name: float(values[place]) for name, values in judged.components.items()}
             value = float(judged.value[place])
-            kept.append(
-                Rollout(number, sequence, sample.log_prob, sample.text, sample.finished, value, components, version)
-            )
+            plain = (number, sequence, sample.log_prob, sample.text, sample.finished, value, components, version)
+            kept.append(Rollout(*plain, greedy_reward=baselines.get(number)))
     sizes = Counter(rollout.group for rollout in kept)
-    whole = tuple(rollout for rollout in kept if sizes[rollout.group] >= fewest)
-    dropped = Counter({"could not be judged": len(samples) - len(kept), "in too small a group": len(kept) - len(whole)})
+    large = [rollout for rollout in kept if sizes[rollout.group] >= fewest]
+    whole = tuple(rollout for rollout in large if not greedy or rollout.group in baselines)
+    dropped = Counter(
+        {
+            "could not be judged": sum(drawn) - len(kept),
+            "in too small a group": len(kept) - len(large),
+            "beside a greedy output that could not be judged": len(large) - len(whole),
+        }
+    )
     return Gathered(whole, dropped)
 
 
