@@ -20,7 +20,7 @@ from plaudit.errors import ConfigError
 from plaudit.feedback.records import Context
 from plaudit.objectives.policy_gradient import kl_k3
 from plaudit.policies import CausalLM, LogProb, Reference, Sampling, Sequence
-from plaudit.rewards.base import RewardSource
+from plaudit.rewards.base import RewardSource, restore, state_of
 from plaudit.sampling.rollouts import Gathered, Rollout, gather
 from plaudit.training import ExampleLoss, Step
 from plaudit.training.config import check, whole
@@ -219,12 +219,15 @@ class OnPolicy:
         return (example.rollout.sequence,)
 
     def state(self) -> dict[str, Any]:
-        """The outputs that the next steps will learn from."""
-        return {"parts": [[experience.as_json() for experience in part] for part in self._parts]}
+        """The outputs that the next steps will learn from, and what their rewards depend on."""
+        parts = [[experience.as_json() for experience in part] for part in self._parts]
+        return {"parts": parts, "reward": state_of(self._reward)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on with the outputs of a checkpoint."""
         self._parts = [[Experience.from_json(values) for values in part] for part in state.get("parts", ())]
+        if "reward" in state:
+            restore(self._reward, state["reward"])
 
     def _experiences(self, step: Step, asking: int) -> list[list[Experience]]:
         """Groups of judged outputs with their signals."""

@@ -12,9 +12,9 @@ import torch
 
 from plaudit.errors import RewardError
 from plaudit.feedback.records import Context
-from plaudit.policies import CausalLM, Sampling, Sequence
+from plaudit.policies import CausalLM, Sample, Sampling, Sequence
 from plaudit.profiling import phase
-from plaudit.rewards.base import RewardSource
+from plaudit.rewards.base import Reward, RewardSource, StreamingSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,7 @@ def gather(
     """Sample n outputs of each context and judge them.
 
     An output that could not be judged is left out, and so is a group of which fewer than `fewest` remain; both are counted.
+    A `StreamingSource` is given each output as it ends, and judges while the others are sampled; the result is the same.
 
     Args:
         policy: what samples.
@@ -100,12 +101,11 @@ def gather(
     Raises:
         RewardError: nothing could be judged, or the rewards do not fit the outputs.
     """
-    with phase("sampling"):
-        groups = policy.sample(contexts, n, generator=generator, sampling=sampling, batch_size=batch_size)
-    samples = [(number, sample) for number, group in enumerate(groups) for sample in group]
-    outputs = [policy.output(sample, sampling) for _, sample in samples]
-    with phase("reward"):
-        judged = reward.reward([contexts[number] for number, _ in samples], outputs)
+    settings: dict[str, Any] = {"generator": generator, "sampling": sampling, "batch_size": batch_size}
+    if isinstance(reward, StreamingSource):
+        samples, judged = _sample_and_submit(policy, contexts, n, reward, **settings)
+    else:
+        samples, judged = _sample_and_judge(policy, contexts, n, reward, **settings)
     for name, part in {"value": judged.value, "judged": judged.judged, **judged.components}.items():
         if part.shape != (len(samples),):
             raise RewardError(f"{name}: expected a reward of shape [{len(samples)}], got {list(part.shape)}")
@@ -129,6 +129,31 @@ def gather(
     whole = tuple(rollout for rollout in kept if sizes[rollout.group] >= fewest)
     dropped = Counter({"could not be judged": len(samples) - len(kept), "in too small a group": len(kept) - len(whole)})
     return Gathered(whole, dropped)
+
+
+def _sample_and_judge(
+    policy: CausalLM, contexts: Rows[Context], n: int, reward: RewardSource, *, sampling: Sampling, **settings: Any
+) -> tuple[list[tuple[int, Sample]], Reward]:
+    with phase("sampling"):
+        groups = policy.sample(contexts, n, sampling=sampling, **settings)
+    samples = [(number, sample) for number, group in enumerate(groups) for sample in group]
+    outputs = [policy.output(sample, sampling) for _, sample in samples]
+    with phase("reward"):
+        return samples, reward.reward([contexts[number] for number, _ in samples], outputs)
+
+
+def _sample_and_submit(
+    policy: CausalLM, contexts: Rows[Context], n: int, reward: StreamingSource, *, sampling: Sampling, **settings: Any
+) -> tuple[list[tuple[int, Sample]], Reward]:
+    found: dict[tuple[int, int], tuple[Sample, Any]] = {}
+    with phase("sampling"):
+        for number, place, sample in policy.stream(contexts, n, sampling=sampling, **settings):
+            ticket = reward.submit(contexts[number], policy.output(sample, sampling))
+            found[number, place] = sample, ticket
+    order = sorted(found)
+    with phase("reward"):
+        judged = reward.result([found[key][1] for key in order])
+    return [(number, found[number, place][0]) for number, place in order], judged
 
 
 def by_reward(rollouts: Iterable[Rollout]) -> list[Rollout]:
