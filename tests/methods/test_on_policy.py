@@ -13,7 +13,7 @@ from plaudit.feedback.records import Context, Output
 from plaudit.methods import GRPOConfig, NFTConfig, OnPolicy, grpo, nft
 from plaudit.methods.on_policy import OnPolicyConfig, Recipe
 from plaudit.policies import CausalLM, LoRA, Reference
-from plaudit.rewards import FunctionReward
+from plaudit.rewards import FunctionReward, NormalisedReward
 from plaudit.sampling import Rollout
 from plaudit.training import RunFolder, Step, TrainingConfig, train
 
@@ -120,6 +120,22 @@ def test_a_run_goes_on_where_it_was_between_the_updates_of_one_asking(tiny_model
     whole, parts = last_weights(tmp_path / "whole"), last_weights(tmp_path / "parts")
     assert whole.keys() == parts.keys()
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_what_a_reward_remembers_is_in_the_checkpoint(tiny_model, tmp_path):
+    """A running normalisation, whose scale dr_grpo's advantages keep."""
+
+    def made() -> OnPolicy:
+        config = GRPOConfig(**SMALL, variant="dr_grpo")
+        return OnPolicy(fresh(tiny_model), NormalisedReward(FunctionReward(low)), CONTEXTS, grpo(config), config)
+
+    whole = made()
+    run(whole, tmp_path / "whole", 4)
+    run(made(), tmp_path / "parts", 4, stop_after=2)
+    run(made(), tmp_path / "parts", 4, resume=True)
+    weights, parts = last_weights(tmp_path / "whole"), last_weights(tmp_path / "parts")
+    assert all(torch.equal(weights[name], parts[name]) for name in weights)
+    assert whole.state()["reward"]["count"] == 4 * 8
 
 
 def test_strictly_on_policy_nft_and_dr_grpo_take_the_same_path(tiny_model, tmp_path):

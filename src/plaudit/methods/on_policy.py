@@ -21,7 +21,7 @@ from plaudit.feedback.records import Context
 from plaudit.objectives.policy_gradient import kl_k3
 from plaudit.policies import CausalLM, LogProb, Reference, Sampling, Sequence
 from plaudit.policies.base import by_context
-from plaudit.rewards.base import RewardSource
+from plaudit.rewards.base import RewardSource, restore, state_of
 from plaudit.sampling.rollouts import Gathered, Rollout, gather
 from plaudit.training import ExampleLoss, Step, Trainable
 from plaudit.training.config import check, whole
@@ -243,14 +243,16 @@ class OnPolicy:
         return (example.rollout.sequence,)
 
     def state(self) -> dict[str, Any]:
-        """The outputs that the next steps will learn from."""
+        """The outputs that the next steps will learn from, and what their rewards depend on."""
         groups = [[experience.as_json() for experience in group] for group in self._groups]
-        return {"groups": groups, "memory": dict(self.recipe.memory)}
+        return {"groups": groups, "memory": dict(self.recipe.memory), "reward": state_of(self._reward)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on with the outputs of a checkpoint."""
         self._groups = [[Experience.from_json(values) for values in group] for group in state.get("groups", ())]
         self.recipe.memory.update(state.get("memory", {}))
+        if "reward" in state:
+            restore(self._reward, state["reward"])
 
     def _experiences(self, step: Step, asking: int) -> list[list[Experience]]:
         """Groups of judged outputs with their signals."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -39,11 +39,57 @@ class Reward:
         return cls(value, torch.ones_like(value, dtype=torch.bool))
 
 
+@runtime_checkable
 class RewardSource(Protocol):
     """Anything that rewards outputs: a reward model, a verifier, a function, several of them weighted."""
 
     def reward(self, contexts: Rows[Context], outputs: Rows[Output]) -> Reward:
         """Rewards of N outputs given their N contexts."""
+
+
+@runtime_checkable
+class StreamingSource(RewardSource, Protocol):
+    """A source that can begin to judge an output while others are still being sampled."""
+
+    def submit(self, context: Context, output: Output) -> Any:
+        """Begin to judge; returns a ticket."""
+
+    def result(self, tickets: Rows[Any]) -> Reward:
+        """Rewards of the outputs of these tickets, in the tickets' order; what `reward` gives of all at once."""
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """A source whose rewards depend on what it has judged before; its state is in the run's checkpoints."""
+
+    def state(self) -> Mapping[str, Any]:
+        """What the next rewards depend on, as JSON takes it, without loss."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from this state."""
+
+
+def submit(source: RewardSource, context: Context, output: Output) -> Any:
+    """A ticket for an output; a source that cannot begin early is asked in `result`."""
+    return source.submit(context, output) if isinstance(source, StreamingSource) else (context, output)
+
+
+def result(source: RewardSource, tickets: Rows[Any]) -> Reward:
+    """Rewards of the outputs of these tickets, which `submit` gave."""
+    if isinstance(source, StreamingSource):
+        return source.result(tickets)
+    return source.reward([context for context, _ in tickets], [output for _, output in tickets])
+
+
+def state_of(source: RewardSource) -> Mapping[str, Any]:
+    """The source's state; nothing where it has none."""
+    return source.state() if isinstance(source, Stateful) else {}
+
+
+def restore(source: RewardSource, state: Mapping[str, Any]) -> None:
+    """Give a source its state back."""
+    if isinstance(source, Stateful):
+        source.restore(state)
 
 
 class FunctionReward:

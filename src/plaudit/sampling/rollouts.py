@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,9 +12,9 @@ import torch
 
 from plaudit.errors import RewardError
 from plaudit.feedback.records import Context
-from plaudit.policies import CausalLM, Sampling, Sequence
+from plaudit.policies import CausalLM, Sample, Sampling, Sequence
 from plaudit.profiling import phase
-from plaudit.rewards.base import RewardSource
+from plaudit.rewards.base import RewardSource, StreamingSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +88,7 @@ def gather(
     """Sample n outputs of each context and judge them.
 
     An output that could not be judged is left out, and so is a group of which fewer than `fewest` remain; both are counted.
+    A `StreamingSource` is given each output as it ends, and judges while the others are sampled; the result is the same.
 
     Args:
         policy: what samples.
@@ -105,17 +106,20 @@ def gather(
     Raises:
         RewardError: nothing could be judged, or the rewards do not fit the outputs.
     """
+    found: dict[tuple[int, int], tuple[Sample, Any]] = {}
+    stream = reward if isinstance(reward, StreamingSource) else None
     with phase("sampling"):
-        groups = policy.sample(contexts, n, generator=generator, sampling=sampling, batch_size=batch_size)
-        if greedy:
-            likeliest = replace(sampling, temperature=0.0)
-            one_each = policy.sample(contexts, 1, generator=generator, sampling=likeliest, batch_size=batch_size)
-            groups = [[*group, *one] for group, one in zip(groups, one_each, strict=True)]
-    samples = [(number, sample) for number, group in enumerate(groups) for sample in group]
-    drawn = [place % (n + 1) < n for place in range(len(samples))] if greedy else [True] * len(samples)
-    outputs = [policy.output(sample, sampling) for _, sample in samples]
+        settings: dict[str, Any] = {"generator": generator, "batch_size": batch_size}
+        for number, place, sample in _sampled(policy, contexts, n, sampling, greedy=greedy, **settings):
+            output = policy.output(sample, sampling)
+            found[number, place] = sample, stream.submit(contexts[number], output) if stream else output
+    order = sorted(found)
+    samples = [(number, found[number, place][0]) for number, place in order]
+    drawn = [place < n for _, place in order]
+    given = [found[key][1] for key in order]
     with phase("reward"):
-        judged = reward.reward([contexts[number] for number, _ in samples], outputs)
+        asked = [contexts[number] for number, _ in samples]
+        judged = stream.result(given) if stream else reward.reward(asked, given)
     for name, part in {"value": judged.value, "judged": judged.judged, **judged.components}.items():
         if part.shape != (len(samples),):
             raise RewardError(f"{name}: expected a reward of shape [{len(samples)}], got {list(part.shape)}")
@@ -150,6 +154,17 @@ def gather(
         }
     )
     return Gathered(whole, dropped)
+
+
+def _sampled(
+    policy: CausalLM, contexts: Rows[Context], n: int, sampling: Sampling, *, greedy: bool, **settings: Any
+) -> Iterator[tuple[int, int, Sample]]:
+    """The context's index, the output's place and the output, as each ends; a greedy output stands after the n others."""
+    yield from policy.stream(contexts, n, sampling=sampling, **settings)
+    if greedy:
+        likeliest = replace(sampling, temperature=0.0)
+        for number, _, sample in policy.stream(contexts, 1, sampling=likeliest, **settings):
+            yield number, n, sample
 
 
 def by_reward(rollouts: Iterable[Rollout]) -> list[Rollout]:
