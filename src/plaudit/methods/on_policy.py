@@ -6,20 +6,23 @@ reads them. Everything else, from asking to resuming, is here once.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Rows
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
+from statistics import fmean
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from plaudit.errors import ConfigError
+from plaudit.errors import ConfigError, RewardError
 from plaudit.feedback.records import Context
 from plaudit.objectives.policy_gradient import kl_k3
 from plaudit.policies import CausalLM, LogProb, Reference, Sampling, Sequence
+from plaudit.profiling import phase
 from plaudit.rewards.base import RewardSource
 from plaudit.sampling.rollouts import Gathered, Rollout, gather
 from plaudit.training import ExampleLoss, Step
@@ -126,23 +129,26 @@ class Experience:
         signal: what the recipe made of its reward.
         old: its log-probabilities before the first update, where there are several.
         teaches: False where no group of the asking tells good from bad: the step then makes no change.
+        asking: figures over all that was sampled together, also what is not learned from; see `figures`.
     """
 
     rollout: Rollout
     signal: Mapping[str, float]
     old: tuple[float, ...] | None = None
     teaches: bool = True
+    asking: Mapping[str, float] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """As JSON takes it, without loss."""
-        own = {"signal": dict(self.signal), "old": self.old, "teaches": self.teaches}
+        own = {"signal": dict(self.signal), "old": self.old, "teaches": self.teaches, "asking": dict(self.asking)}
         return {"rollout": self.rollout.as_json(), **own}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Experience:
         """What `as_json` gave."""
         old = None if values["old"] is None else tuple(values["old"])
-        return cls(Rollout.from_json(values["rollout"]), values["signal"], old, values["teaches"])
+        rollout = Rollout.from_json(values["rollout"])
+        return cls(rollout, values["signal"], old, values["teaches"], values["asking"])
 
 
 class OnPolicy:
@@ -183,6 +189,8 @@ class OnPolicy:
 
     def collect(self, step: Step) -> list[Experience]:
         """The step's part of the outputs of one asking; asks when all parts of the last were used."""
+        if self._reference is not None:
+            self._reference.forget()
         asking, part = divmod(step.index, self.config.updates_per_rollout)
         if part == 0:
             self._parts = self._split(self._experiences(step, asking), step)
@@ -206,6 +214,8 @@ class OnPolicy:
         }
         for name in examples[0].rollout.components:
             metrics[f"reward.{name}"] = torch.tensor([example.rollout.components[name] for example in examples])
+        for name in examples[0].asking:
+            metrics[name] = torch.tensor([example.asking[name] for example in examples])
         if self._reference is not None and self.config.kl_coefficient:
             per_token = kl_k3(log_prob.per_step, self._reference.log_prob_of(sequences).per_step, log_prob.mask)
             divergence = torch.where(log_prob.mask, per_token, 0).sum(-1)
@@ -230,25 +240,33 @@ class OnPolicy:
         """Groups of judged outputs with their signals."""
         count = self.config.contexts_per_rollout
         found: list[list[Rollout]] = []
-        fallback: list[list[Rollout]] = []
+        asked_for: list[Gathered] = []
         for attempt in range(self.config.retries + 1):
             number = asking * (self.config.retries + 1) + attempt
             asked = [self._contexts[i] for i in batch_indices(len(self._contexts), count, number, seed=step.seed)]
-            groups = self._gather(asked, step, attempt).groups()
-            telling = [group for group in groups if len({rollout.reward for rollout in group}) > 1]
-            found.extend(telling if self.recipe.contrast else groups)
-            fallback.extend(groups)
+            asked_for.append(self._gather(asked, step, attempt))
+            groups = asked_for[-1].groups()
+            found.extend([group for group in groups if _tells(group)] if self.recipe.contrast else groups)
             if len(found) >= count:
                 break
-        groups = found[:count] or fallback[:count]
+        groups = found[:count] or [group for gathered in asked_for for group in gathered.groups()][:count]
+        if not groups:
+            raise RewardError(
+                f"None of the contexts that were asked kept {self.recipe.fewest} outputs that could be judged, and "
+                f"{self.recipe.name} compares so many. Raise outputs_per_context, or look at the reward."
+            )
         signals = self.recipe.signals(_as_groups(groups))
         flat = [rollout for group in groups for rollout in group]
         old = self._log_probs(flat) if self.config.updates_per_rollout > 1 else [None] * len(flat)
-        before = iter(old)
+        before, numbers = iter(old), figures(asked_for)
         return [
             [
                 Experience(
-                    rollout, {name: float(values[b, k]) for name, values in signals.items()}, next(before), bool(found)
+                    rollout,
+                    {name: float(values[b, k]) for name, values in signals.items()},
+                    next(before),
+                    bool(found),
+                    numbers,
                 )
                 for k, rollout in enumerate(group)
             ]
@@ -285,7 +303,8 @@ class OnPolicy:
         values: list[tuple[float, ...]] = []
         size = self.config.outputs_per_context
         for start in range(0, len(rollouts), size):
-            found = self.trainable.log_prob_of([rollout.sequence for rollout in rollouts[start : start + size]])
+            with phase("forward"):
+                found = self.trainable.log_prob_of([rollout.sequence for rollout in rollouts[start : start + size]])
             values.extend(tuple(row[mask].tolist()) for row, mask in zip(found.per_step, found.mask, strict=True))
         return values
 
@@ -295,6 +314,32 @@ class OnPolicy:
             if example.old is not None:
                 old[row, log_prob.mask[row]] = torch.tensor(example.old, dtype=old.dtype, device=old.device)
         return old
+
+
+def figures(asked_for: Rows[Gathered]) -> dict[str, float]:
+    """What an asking gave, whether or not it is learned from.
+
+    A method that leaves out groups without contrast would else show the reward of the contexts it still fails at.
+
+    Returns:
+        Means over the judged outputs: sampled_reward, sampled_length, sampled_finished; not_judged, the share of the outputs
+        that could not be judged; no_contrast, the share of the groups whose rewards are all equal.
+    """
+    rollouts = [rollout for gathered in asked_for for rollout in gathered.rollouts]
+    groups = [group for gathered in asked_for for group in gathered.groups()]
+    dropped = sum((gathered.dropped for gathered in asked_for), Counter[str]())
+    return {
+        "sampled_reward": fmean(rollout.reward for rollout in rollouts),
+        "sampled_length": fmean(len(rollout.sequence.output) for rollout in rollouts),
+        "sampled_finished": fmean(rollout.finished for rollout in rollouts),
+        "not_judged": dropped["could not be judged"] / (len(rollouts) + dropped.total()),
+        "no_contrast": fmean(not _tells(group) for group in groups),
+    }
+
+
+def _tells(group: Rows[Rollout]) -> bool:
+    """Whether the rewards of a group are not all equal."""
+    return len({rollout.reward for rollout in group}) > 1
 
 
 def _as_groups(groups: list[list[Rollout]]) -> Groups:
