@@ -5,11 +5,13 @@ from plaudit.methods.encoding import EncodedPair, encode_demonstrations, encode_
 from plaudit.methods.grpo import GRPOConfig, grpo
 from plaudit.methods.nft import NFTConfig, nft
 from plaudit.methods.on_policy import OnPolicy, OnPolicyConfig, Recipe
+from plaudit.methods.online import ONLINE, OnlineMethod
 from plaudit.methods.reward_modelling import RewardConfig, RewardModelling
 from plaudit.methods.sft import SFT, SFTConfig
 
 __all__ = [
     "DPO",
+    "ONLINE",
     "SFT",
     "DPOConfig",
     "EncodedPair",
@@ -17,6 +19,7 @@ __all__ = [
     "NFTConfig",
     "OnPolicy",
     "OnPolicyConfig",
+    "OnlineMethod",
     "Recipe",
     "RewardConfig",
     "RewardModelling",
