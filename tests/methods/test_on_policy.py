@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from plaudit.errors import ConfigError, RewardError
 from plaudit.feedback.records import Context, Output
 from plaudit.methods import GRPOConfig, NFTConfig, OnPolicy, grpo, nft
-from plaudit.methods.on_policy import OnPolicyConfig, Recipe
+from plaudit.methods.on_policy import Experience, OnPolicyConfig, Recipe
 from plaudit.policies import CausalLM, LoRA, Reference
 from plaudit.rewards import FunctionReward, NormalisedReward
 from plaudit.sampling import Rollout
@@ -138,6 +138,34 @@ def test_what_a_reward_remembers_is_in_the_checkpoint(tiny_model, tmp_path):
     assert whole.state()["reward"]["count"] == 4 * 8
 
 
+def test_going_on_asks_the_reference_in_the_same_batches(tiny_model, tmp_path, monkeypatch):
+    """Outputs of one token come again and again; a value kept from another batch may differ in its last bit."""
+    batches: list[list[str]] = []
+    compute = Reference._compute
+
+    def recorded(self, sequences):
+        batches.append([sequence.key for sequence in sequences])
+        return compute(self, sequences)
+
+    def method() -> OnPolicy:
+        policy = fresh(tiny_model)
+        config = GRPOConfig(
+            contexts_per_rollout=4, outputs_per_context=8, updates_per_rollout=2, max_new_tokens=1, kl_coefficient=0.5
+        )
+        return OnPolicy(policy, FunctionReward(low), CONTEXTS, grpo(config), config, reference=Reference(policy))
+
+    monkeypatch.setattr(Reference, "_compute", recorded)
+    run(method(), tmp_path / "whole", 6)
+    whole = batches.copy()
+    assert len({key for batch in whole for key in batch}) < sum(map(len, whole))
+    batches.clear()
+    run(method(), tmp_path / "parts", 6, stop_after=3)
+    run(method(), tmp_path / "parts", 6, resume=True)
+    assert batches == whole
+    expected, found = last_weights(tmp_path / "whole"), last_weights(tmp_path / "parts")
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
 def test_strictly_on_policy_nft_and_dr_grpo_take_the_same_path(tiny_model, tmp_path):
     """Chen et al. 2025, section 4: with w = 1 - r the gradients are the same; 20 steps stay within 1e-5."""
     paths = []
@@ -171,6 +199,49 @@ def test_an_output_that_could_not_be_judged_is_left_out_and_its_group_renormalis
     for group in (0, 1):
         members = [experience for experience in found if experience.rollout.group == group]
         assert sum(member.signal["advantage"] for member in members) == pytest.approx(0, abs=1e-6)
+
+
+def test_the_figures_of_an_asking_are_over_all_that_was_sampled(tiny_model):
+    """Of two contexts one is always answered well and not learned from, and every fourth answer is not judged."""
+    first, calls = CONTEXTS[0].digest, []
+
+    def reward(context: Context, output: Output) -> float | None:
+        calls.append((context.digest, len(output.content.ids)))
+        return None if len(calls) % 4 == 1 else 1.0 if context.digest == first else 0.01 * len(calls)
+
+    method = build("grpo", fresh(tiny_model), reward=reward)
+    step = next(index for index in range(4) if _asks(method, index, first, calls))
+    calls.clear()
+    found = method.collect(Step(step, 0, 16))
+    judged = [(digest, length) for number, (digest, length) in enumerate(calls, start=1) if number % 4 != 1]
+    rewards = [1.0 if digest == first else 0.01 * n for n, (digest, _) in enumerate(calls, start=1) if n % 4 != 1]
+    assert len(found) == 3
+    assert len(judged) == 6
+    asking = found[0].asking
+    assert asking["not_judged"] == 2 / 8
+    assert asking["no_contrast"] == 1 / 2
+    assert asking["sampled_reward"] == pytest.approx(sum(rewards) / 6)
+    assert asking["sampled_length"] == pytest.approx(sum(length for _, length in judged) / 6)
+    metrics = method.loss(found).metrics
+    assert metrics["not_judged"].tolist() == [0.25] * 3
+    assert Experience.from_json(found[0].as_json()) == found[0]
+
+
+def _asks(method: OnPolicy, index: int, digest: str, calls: list) -> bool:
+    calls.clear()
+    method.collect(Step(index, 0, 16))
+    return len({name for name, _ in calls}) == 2 and any(name == digest for name, _ in calls)
+
+
+def test_groups_that_are_all_too_small_stop_the_run(tiny_model):
+    calls = []
+
+    def once_each(context: Context, output: Output) -> float | None:
+        calls.append(context.digest)
+        return 1.0 if calls.count(context.digest) == 1 else None
+
+    with pytest.raises(RewardError, match="kept 2 outputs that could be judged, and grpo compares so many"):
+        build("grpo", fresh(tiny_model), reward=once_each).collect(Step(0, 0, 16))
 
 
 def test_a_group_of_which_one_output_remains_teaches_nothing(tiny_model):

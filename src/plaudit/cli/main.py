@@ -42,7 +42,9 @@ _TRAINING, _FEEDBACK = "plaudit.cli.training_commands", "plaudit.cli.feedback_co
 app.command(f"{_TRAINING}:demo", name="demo", help="A small model learns from simulated people; about 8 minutes.")
 app.command(f"{_FEEDBACK}:import_feedback", name="import", help="Read a file of feedback into a store.")
 app.command(f"{_FEEDBACK}:export", name="export", help="Write a store's feedback to a file.")
-app.command(f"{_TRAINING}:align", name="align", help="Improve a model with feedback, and report by how much.")
+app.command(
+    f"{_TRAINING}:align", name="align", help="Improve a model with feedback or a reward, and report by how much."
+)
 app.command(f"{_TRAINING}:evaluate", name="evaluate", help="Compare two models, with a reward model as the judge.")
 app.command(f"{_TRAINING}:resume", name="resume", help="Continue a run that was interrupted.")
 app.command(f"{_TRAINING}:report", name="report", help="Write a run's report again, and open it.")

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from plaudit.errors import CheckpointError
 from plaudit.evaluation.report import RunReport, write_report
+from plaudit.methods import ONLINE
 from plaudit.workflows import align as align_workflow
 from plaudit.workflows import evaluate as evaluate_workflow
 from plaudit.workflows import resume as resume_workflow
@@ -43,14 +44,16 @@ def demo(config: Annotated[DemoConfig, Parameter(name="*")] = DemoConfig(), *, o
 
 
 def align(config: Annotated[AlignConfig, Parameter(name="*")], *, dry_run: DryRun = False) -> None:
-    """Improve a model with feedback, and report by how much.
+    """Improve a model with feedback or with a reward, and report by how much.
 
-    The feedback's contexts are split: the model learns from one part and is measured on the other, against itself before.
+    The contexts are split: the model learns from one part and is measured on the other, against itself before.
 
     Examples:
         plaudit align --model Qwen/Qwen2.5-0.5B-Instruct --feedback feedback.db
         plaudit align --model ./my-model --feedback pairs.jsonl --dpo.beta 0.05 --training.epochs 2
         plaudit align --config settings.toml --run runs/second --dry-run
+        plaudit align --model ./my-model --method grpo --reward python:my_rewards:score --contexts prompts.txt
+        plaudit align --model ./my-model --method dapo --reward runs/reward/model --feedback feedback.db --grpo.retries 3
     """
     if dry_run:
         _out.print(plan(config))
@@ -114,6 +117,8 @@ def methods() -> None:
     table = Table("method", "learns from", "paper", box=None, header_style="bold")
     table.add_row("dpo", "comparisons, rankings, ratings, edits", "Rafailov et al., arXiv 2305.18290")
     table.add_row("sft", "demonstrations, edits", "supervised fine-tuning")
+    for name, method in ONLINE.items():
+        table.add_row(name, "its own samples and a reward", method.paper)
     table.add_row("reward", "comparisons with ties and margins, rankings, ratings", "Stiennon et al., arXiv 2009.01325")
     _out.print(table)
 

@@ -5,12 +5,14 @@ from plaudit.methods.encoding import EncodedPair, encode_demonstrations, encode_
 from plaudit.methods.grpo import GRPOConfig, grpo
 from plaudit.methods.nft import NFTConfig, nft
 from plaudit.methods.on_policy import OnPolicy, OnPolicyConfig, Recipe
+from plaudit.methods.online import ONLINE, OnlineMethod
 from plaudit.methods.ppo import PPO, PPOConfig
 from plaudit.methods.reward_modelling import RewardConfig, RewardModelling
 from plaudit.methods.sft import SFT, SFTConfig
 
 __all__ = [
     "DPO",
+    "ONLINE",
     "PPO",
     "SFT",
     "DPOConfig",
@@ -19,6 +21,7 @@ __all__ = [
     "NFTConfig",
     "OnPolicy",
     "OnPolicyConfig",
+    "OnlineMethod",
     "PPOConfig",
     "Recipe",
     "RewardConfig",

@@ -6,21 +6,24 @@ reads them. Everything else, from asking to resuming, is here once.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from statistics import fmean
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from plaudit.errors import ConfigError
+from plaudit.errors import ConfigError, RewardError
 from plaudit.feedback.records import Context
 from plaudit.objectives.policy_gradient import kl_k3
 from plaudit.policies import CausalLM, LogProb, Reference, Sampling, Sequence
 from plaudit.policies.base import by_context
+from plaudit.profiling import phase
 from plaudit.rewards.base import RewardSource, restore, state_of
 from plaudit.sampling.rollouts import Gathered, Rollout, gather
 from plaudit.training import ExampleLoss, Step, Trainable
@@ -153,6 +156,7 @@ class Experience:
         old: its log-probabilities before the first update, where there are several.
         teaches: False where no group of the asking tells good from bad: the step then makes no change.
         per_token: signals of its tokens, where they differ from token to token.
+        asking: figures over all that was sampled together, also what is not learned from; see `figures`.
     """
 
     rollout: Rollout
@@ -160,18 +164,26 @@ class Experience:
     old: tuple[float, ...] | None = None
     teaches: bool = True
     per_token: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    asking: Mapping[str, float] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """As JSON takes it, without loss."""
-        own = {"signal": dict(self.signal), "old": self.old, "teaches": self.teaches, "per_token": dict(self.per_token)}
-        return {"rollout": self.rollout.as_json(), **own}
+        return {
+            "rollout": self.rollout.as_json(),
+            "signal": dict(self.signal),
+            "old": self.old,
+            "teaches": self.teaches,
+            "per_token": dict(self.per_token),
+            "asking": dict(self.asking),
+        }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Experience:
         """What `as_json` gave."""
         old = None if values["old"] is None else tuple(values["old"])
         per_token = {name: tuple(tokens) for name, tokens in values["per_token"].items()}
-        return cls(Rollout.from_json(values["rollout"]), values["signal"], old, values["teaches"], per_token)
+        rollout = Rollout.from_json(values["rollout"])
+        return cls(rollout, values["signal"], old, values["teaches"], per_token, values["asking"])
 
 
 class OnPolicy:
@@ -219,6 +231,8 @@ class OnPolicy:
         """The step's part of the outputs of one asking; asks when those of the last were used in all epochs."""
         asking, place = divmod(step.index, self.config.steps_per_rollout)
         part = place % self.config.updates_per_rollout
+        if self._reference is not None:
+            self._reference.forget()
         if place == 0:
             self._groups = self._experiences(step, asking)
         return self._split(self._groups, step, epoch_start=step.index - part)[part]
@@ -258,21 +272,31 @@ class OnPolicy:
         """Groups of judged outputs with their signals."""
         count = self.config.contexts_per_rollout
         found: list[list[Rollout]] = []
-        fallback: list[list[Rollout]] = []
+        asked_for: list[Gathered] = []
         for attempt in range(self.config.retries + 1):
             number = asking * (self.config.retries + 1) + attempt
             asked = [self._contexts[i] for i in batch_indices(len(self._contexts), count, number, seed=step.seed)]
-            groups = self._gather(asked, step, attempt).groups()
-            telling = [group for group in groups if len({rollout.reward for rollout in group}) > 1]
-            found.extend(telling if self.recipe.contrast else groups)
-            fallback.extend(groups)
+            asked_for.append(self._gather(asked, step, attempt))
+            groups = asked_for[-1].groups()
+            found.extend([group for group in groups if _tells(group)] if self.recipe.contrast else groups)
             if len(found) >= count:
                 break
-        groups = found[:count] or fallback[:count]
+        groups = found[:count] or [group for gathered in asked_for for group in gathered.groups()][:count]
+        if not groups:
+            raise RewardError(
+                f"None of the contexts that were asked kept {self.recipe.fewest} outputs that could be judged, and "
+                f"{self.recipe.name} compares so many. Raise outputs_per_context, or look at the reward."
+            )
         signals = _with_group_reward(self.recipe.signals(_as_groups(groups)), groups)
+        numbers = figures(asked_for)
         made = [
             [
-                Experience(rollout, {name: float(values[b, k]) for name, values in signals.items()}, None, bool(found))
+                Experience(
+                    rollout,
+                    {name: float(values[b, k]) for name, values in signals.items()},
+                    teaches=bool(found),
+                    asking=numbers,
+                )
                 for k, rollout in enumerate(group)
             ]
             for b, group in enumerate(groups)
@@ -319,7 +343,8 @@ class OnPolicy:
         distinct = list({rollout.sequence.key: rollout.sequence for rollout in rollouts}.values())
         values: dict[str, tuple[float, ...]] = {}
         for indices in by_context([sequence.context for sequence in distinct], 16):
-            found = self.policy.log_prob_of([distinct[index] for index in indices])
+            with phase("forward"):
+                found = self.policy.log_prob_of([distinct[index] for index in indices])
             for index, row, mask in zip(indices, found.per_step, found.mask, strict=True):
                 values[distinct[index].key] = tuple(row[mask].tolist())
         return [values[rollout.sequence.key] for rollout in rollouts]
@@ -355,6 +380,8 @@ class OnPolicy:
             metrics["divergence"] = torch.where(log_prob.mask, log_prob.divergence, 0).sum(-1).detach()
         for name in examples[0].rollout.components:
             metrics[f"reward.{name}"] = torch.tensor([example.rollout.components[name] for example in examples])
+        for name in examples[0].asking:
+            metrics[name] = torch.tensor([example.asking[name] for example in examples])
         return {name: values.to(log_prob.per_step.device) for name, values in metrics.items()}
 
 
@@ -363,6 +390,32 @@ def expect_fresh(config: OnPolicyConfig, name: str) -> None:
     for field_name in ("updates_per_rollout", "epochs_per_rollout"):
         fresh = getattr(config, field_name) == 1
         check(config, field_name, fresh, f"1: {name} learns from fresh samples")
+
+
+def figures(asked_for: Rows[Gathered]) -> dict[str, float]:
+    """What an asking gave, whether or not it is learned from.
+
+    A method that leaves out groups without contrast would else show the reward of the contexts it still fails at.
+
+    Returns:
+        Means over the judged outputs: sampled_reward, sampled_length, sampled_finished; not_judged, the share of the outputs
+        that could not be judged; no_contrast, the share of the groups whose rewards are all equal.
+    """
+    rollouts = [rollout for gathered in asked_for for rollout in gathered.rollouts]
+    groups = [group for gathered in asked_for for group in gathered.groups()]
+    dropped = sum((gathered.dropped for gathered in asked_for), Counter[str]())
+    return {
+        "sampled_reward": fmean(rollout.reward for rollout in rollouts),
+        "sampled_length": fmean(len(rollout.sequence.output) for rollout in rollouts),
+        "sampled_finished": fmean(rollout.finished for rollout in rollouts),
+        "not_judged": dropped["could not be judged"] / (len(rollouts) + dropped.total()),
+        "no_contrast": fmean(not _tells(group) for group in groups),
+    }
+
+
+def _tells(group: Rows[Rollout]) -> bool:
+    """Whether the rewards of a group are not all equal."""
+    return len({rollout.reward for rollout in group}) > 1
 
 
 def _as_groups(groups: list[list[Rollout]]) -> Groups:
