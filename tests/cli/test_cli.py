@@ -227,7 +227,9 @@ def test_help_teaches(command, capsys):
     assert main([*command.split(), "--help"]) == 0
     text = said(capsys)
     assert "plaudit" in text
-    assert not command or command == "feedback" or "Examples" in text or "plaudit " + command in text
+    assert not command or "Examples" in text
+    if command == "align":
+        assert "plaudit align --model ./my-model --method grpo --reward python:my_rewards:score" in text
 
 
 def test_methods_and_formats_are_listed(capsys):
