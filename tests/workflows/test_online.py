@@ -154,6 +154,19 @@ def test_every_method_runs_under_its_name(tiny_model, here, name):
     assert all(getattr(config.online, setting) == value for setting, value in made.given.items())
 
 
+def test_all_weights_can_be_trained_and_pulled_to_the_model_before(tiny_model, here):
+    """Without adapters the weights move away from the reference, which is held beside them."""
+    config = settings(
+        tiny_model, "run", full=True, training=replace(TRAINING, max_steps=3, learning_rate=1e-3),
+        grpo=GRPOConfig(**ROLLOUTS, kl_coefficient=0.1), evaluation=EvaluationConfig(contexts=4, max_new_tokens=4),
+    )  # fmt: skip
+    result = align(config)
+    pulled = [row["kl"] for row in result.run.metrics()]
+    assert pulled[0] == pytest.approx(0, abs=1e-6)
+    assert pulled[-1] > 1e-4
+    assert rows_of(result)["Distance from the reference"].estimate.value != 0
+
+
 @pytest.fixture(scope="module")
 def reward_folder(tiny_model, tmp_path_factory) -> Path:
     """A reward model that has learned to like the letter a."""

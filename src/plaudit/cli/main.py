@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 the work failed; 2 the command, a setting or a file is not
 from __future__ import annotations
 
 import errno
+import inspect
 import os
 import sys
 import tomllib
@@ -69,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         tokens, config = _split_config(list(sys.argv[1:] if arguments is None else arguments))
+        _add_examples(tokens)
         app.config = () if config is None else (_read_config(config, app.parse_commands(tokens)[0]),)
         result = app(tokens, exit_on_error=False, print_error=True, result_action="return_value", console=errors)
     except PlauditError as error:
@@ -92,6 +94,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 2
         raise
     return result if isinstance(result, int) else 0
+
+
+def _add_examples(tokens: Sequence[str]) -> None:
+    """Let a command's help end with the examples of its docstring; what lists commands is told one line of each instead."""
+    if not {"--help", "-h"} & set(tokens):
+        return
+    command = app.parse_commands([token for token in tokens if token not in ("--help", "-h")])[1][-1]
+    examples = (inspect.getdoc(command.default_command) or "").partition("Examples:\n")[2].partition("\n\n")[0]
+    if examples:
+        command.help_epilogue = f"Examples:\n\n```sh\n{inspect.cleandoc(examples)}\n```"
 
 
 def _read_config(path: Path, commands: Sequence[str]) -> Dict:

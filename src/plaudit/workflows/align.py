@@ -312,12 +312,12 @@ def _judge(
     """The judge of the answers, where it is a reward model and another one than is optimised."""
     if config.judge == "none" or config.judge.startswith("openai:") or (config.judge == "train" and not pairs.train):
         return None, None
-    if config.judge == config.reward or _is_folder(config.judge, config.reward):
+    if config.judge == config.reward or _same_folder(config.judge, config.reward):
         return None, None
     return reward_model(config.judge, run.path / "judge", config, policy, pairs, resuming=resuming)
 
 
-def _is_folder(judge: str, reward: str | None) -> bool:
+def _same_folder(judge: str, reward: str | None) -> bool:
     return reward is not None and Path(judge).expanduser().resolve() == Path(reward).expanduser().resolve()
 
 
