@@ -135,3 +135,12 @@ def test_a_trunk_has_one_value_network(tiny_model):
     ValueNetwork.of(policy)
     with pytest.raises(PolicyError, match="The model has adapters called 'value' already"):
         ValueNetwork.of(policy)
+
+
+def test_a_copied_trunk_computes_what_outputs_share_once_as_its_source_does(tiny_model, capsys):
+    policy = CausalLM.load(tiny_model, dtype="float32")
+    value = ValueNetwork.of(policy)
+    assert policy.packer.packs
+    assert value.packer.packs
+    assert value.packer is not policy.packer
+    assert capsys.readouterr().err == ""
