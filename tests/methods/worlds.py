@@ -49,6 +49,7 @@ from plaudit.methods import (
     superhf,
 )
 from plaudit.methods.on_policy import Experience, _as_groups
+from plaudit.methods.online_dpo import SampledPair
 from plaudit.policies import CausalLM, LoRA, Reference
 from plaudit.policies import Sequence as TokenSequence
 from plaudit.rewards import FunctionReward, RewardModel
@@ -181,10 +182,18 @@ class Labelled(KTO):
 class Paired(OnlineDPO):
     """Learns from given pairs, as if it had sampled them."""
 
-    given: Sequence[EncodedPair]
+    given: Sequence[SampledPair]
 
-    def collect(self, step: Step) -> list[EncodedPair]:
+    def collect(self, step: Step) -> list[SampledPair]:
         return list(self.given)
+
+
+def sampled_pairs() -> list[SampledPair]:
+    found = enumerate(pairs(ties=True, margins=True))
+    return [
+        SampledPair(pair.chosen, pair.rejected, tie=pair.tie, margin=pair.margin, reward=number / 7)
+        for number, pair in found
+    ]
 
 
 def experiences(recipe: Recipe) -> list[Experience]:
@@ -222,7 +231,7 @@ def _kto(model: Path, examples: Sequence[EncodedLabel]) -> Labelled:
     return Labelled(learner, Reference(learner), examples, KTOConfig(beta=0.2, undesirable_weight=1.5))
 
 
-def _online_dpo(model: Path, examples: Sequence[EncodedPair]) -> Paired:
+def _online_dpo(model: Path, examples: Sequence[SampledPair]) -> Paired:
     learner = policy(model)
     config = OnlineDPOConfig(beta=0.4)
     made = Paired(learner, Reference(learner), _NO_REWARD, _ASKED, config)
@@ -234,7 +243,7 @@ CASES = {
     "orpo": Case(lambda model, examples: ORPO(policy(model), examples, ORPOConfig(odds_weight=0.5)), pairs),
     "simpo": Case(lambda model, examples: SimPO(policy(model), examples, SimPOConfig()), pairs),
     "kto": Case(_kto, labelled),
-    "online-dpo": Case(_online_dpo, lambda: pairs(ties=True, margins=True)),
+    "online-dpo": Case(_online_dpo, sampled_pairs),
     "grpo": _sampled(grpo, GRPOConfig(kl_coefficient=0.3), kl=True),
     "dr_grpo": _sampled(grpo, GRPOConfig(variant="dr_grpo")),
     "dapo": _sampled(grpo, GRPOConfig(variant="dapo")),

@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-import torch
-
 from plaudit.errors import ConfigError
 from plaudit.feedback.records import Context
 from plaudit.methods.dpo import DPO, DPOConfig
 from plaudit.methods.encoding import EncodedPair
 from plaudit.methods.on_policy import Experience, Groups, OnPolicy, OnPolicyConfig, Recipe, Signals, Terms, Values
-from plaudit.policies import CausalLM, Reference
+from plaudit.policies import CausalLM, Reference, Sequence
 from plaudit.rewards.base import RewardSource
 from plaudit.training import ExampleLoss, Step
 from plaudit.training.config import check
@@ -46,7 +44,14 @@ class OnlineDPOConfig(OnPolicyConfig):
         return DPOConfig(beta=self.beta, label_smoothing=self.label_smoothing)
 
 
-class OnlineDPO(DPO):
+@dataclass(frozen=True, slots=True)
+class SampledPair(EncodedPair):
+    """The best and the worst output of a group; `reward` is the mean of the whole group's."""
+
+    reward: float = 0.0
+
+
+class OnlineDPO:
     """DPO on pairs that the policy has just sampled; `plaudit.rewards.WinRate` makes a reward of a judge of two outputs."""
 
     name = "online-dpo"
@@ -63,25 +68,33 @@ class OnlineDPO(DPO):
             raise ConfigError(
                 "policy: online DPO asks the reference about new outputs, which LoRA adapters keep possible"
             )
-        super().__init__(policy, reference, (), config.dpo)
+        self.trainable = policy
+        self._dpo = DPO(policy, reference, (), config.dpo)
         self._asking = OnPolicy(policy, reward, contexts, Recipe(self.name, _no_signals, _no_objective), config)
 
-    def collect(self, step: Step) -> list[EncodedPair]:
+    def collect(self, step: Step) -> list[SampledPair]:
         """The step's pairs: of each group the best output against the worst; of equals, the first against the last."""
         pairs = []
         for _, group in groupby(self._asking.collect(step), key=_context):
             ranked = sorted((experience.rollout for experience in group), key=lambda rollout: -rollout.reward)
             best, worst = ranked[0], ranked[-1]
-            margin = best.reward - worst.reward
-            pairs.append(EncodedPair(best.sequence, worst.sequence, tie=margin == 0, margin=margin))
+            margin, mean = best.reward - worst.reward, sum(rollout.reward for rollout in ranked) / len(ranked)
+            pairs.append(SampledPair(best.sequence, worst.sequence, tie=margin == 0, margin=margin, reward=mean))
         return pairs
 
-    def loss(self, examples: Rows[EncodedPair]) -> ExampleLoss:
+    def sequences(self, example: SampledPair) -> tuple[Sequence, Sequence]:
+        """Both outputs of a pair."""
+        return self._dpo.sequences(example)
+
+    def loss(self, examples: Rows[SampledPair]) -> ExampleLoss:
         """DPO's; where no output of a step is better than another of its group, the step changes nothing."""
-        found = super().loss(examples)
-        tells = torch.tensor([float(not pair.tie) for pair in examples], device=found.value.device)
-        margins = torch.tensor([pair.margin or 0.0 for pair in examples], device=found.value.device)
-        return ExampleLoss(found.value * tells, found.weight, {**found.metrics, "margin": margins}, tokens=found.tokens)
+        found = self._dpo.loss(examples)
+        told = {
+            "reward": found.value.new_tensor([pair.reward for pair in examples]),
+            "margin": found.value.new_tensor([pair.margin or 0.0 for pair in examples]),
+        }
+        tells = found.value.new_tensor([float(not pair.tie) for pair in examples])
+        return ExampleLoss(found.value * tells, found.weight, {**found.metrics, **told}, tokens=found.tokens)
 
     def state(self) -> Mapping[str, Any]:
         """The outputs that the next steps will learn from."""

@@ -36,10 +36,10 @@ def reinforce(config: REINFORCEConfig) -> Recipe:
         Williams, "Simple statistical gradient-following algorithms", Machine Learning 8 (1992); with the mean of all rewards
         of the run so far as the baseline in Ahmadian et al., "Back to Basics", arXiv 2402.14740, section 2.
     """
-    memory = {"mean": 0.0, "askings": 0.0}
+    memory = {"mean": 0.0, "askings": 0.0} if config.baseline == "running-mean" else {}
 
     def signals(groups: Groups) -> Signals:
-        if config.baseline == "none":
+        if not memory:
             return {"advantage": groups.reward}
         decay = memory["askings"] / (memory["askings"] + 1)
         found = reinforce_advantage(groups.reward[groups.mask], torch.tensor(memory["mean"]), decay=decay)
