@@ -32,7 +32,7 @@ from plaudit.methods import (
 from plaudit.methods.on_policy import Groups, Terms
 from plaudit.objectives.policy_gradient import policy_gradient, rloo_advantage
 from plaudit.policies import CausalLM, Reference, Sampling
-from plaudit.rewards import FunctionReward, WinRate
+from plaudit.rewards import FunctionReward, Reward
 from plaudit.sampling import gather
 from plaudit.training import RunFolder, Step, train
 
@@ -242,21 +242,23 @@ def test_online_dpo_pairs_the_best_of_a_group_with_its_worst(tiny_model):
 
 
 def test_two_samples_are_compared_by_a_preference(tiny_model):
-    """A judge that likes the first one shown a little is asked in both orders."""
+    """A reward that knows each output's chance against the other one of its context, and nothing across contexts."""
 
     class Judge:
-        def prefer(self, contexts, a, b):
-            better = [
-                low(context, one) - low(context, other) for context, one, other in zip(contexts, a, b, strict=True)
-            ]
-            return [0.55 + 0.4 * (value > 0) - 0.4 * (value < 0) for value in better]
+        def reward(self, contexts, outputs):
+            lows = [low(context, output) for context, output in zip(contexts, outputs, strict=True)]
+            others = [lows[place ^ 1] for place in range(len(lows))]
+            return Reward.of(
+                torch.tensor([0.5 + 0.4 * (a > b) - 0.4 * (a < b) for a, b in zip(lows, others, strict=True)])
+            )
 
-    pairs = online(fresh(tiny_model), WinRate(Judge()), outputs_per_context=2, retries=3).collect(STEP)
+    pairs = online(fresh(tiny_model), Judge(), outputs_per_context=2, retries=3).collect(STEP)
     assert len(pairs) == 2
     for pair in pairs:
         shares = [sum(token < 130 for token in side.output) / len(side.output) for side in (pair.chosen, pair.rejected)]
         assert shares[0] > shares[1]
         assert pair.margin == pytest.approx(0.8, abs=1e-6)
+        assert pair.reward == pytest.approx(0.5)
 
 
 def test_online_dpo_learns_what_is_preferred(tiny_model, tmp_path):

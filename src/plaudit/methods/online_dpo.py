@@ -52,7 +52,7 @@ class SampledPair(EncodedPair):
 
 
 class OnlineDPO:
-    """DPO on pairs that the policy has just sampled; `plaudit.rewards.WinRate` makes a reward of a judge of two outputs."""
+    """DPO on pairs that the policy has just sampled; the reward may be the share of wins that a judge of pairs gives."""
 
     name = "online-dpo"
 

@@ -3,15 +3,5 @@
 from plaudit.rewards.base import FunctionReward, Reward, RewardSource
 from plaudit.rewards.judges import EndpointJudge, Judged
 from plaudit.rewards.reward_model import RewardModel
-from plaudit.rewards.win_rate import Preference, WinRate
 
-__all__ = [
-    "EndpointJudge",
-    "FunctionReward",
-    "Judged",
-    "Preference",
-    "Reward",
-    "RewardModel",
-    "RewardSource",
-    "WinRate",
-]
+__all__ = ["EndpointJudge", "FunctionReward", "Judged", "Reward", "RewardModel", "RewardSource"]
