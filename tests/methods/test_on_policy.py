@@ -10,7 +10,25 @@ from safetensors.torch import load_file
 
 from plaudit.errors import ConfigError, RewardError
 from plaudit.feedback.records import Context, Output
-from plaudit.methods import GRPOConfig, NFTConfig, OnPolicy, grpo, nft
+from plaudit.methods import (
+    BestOfNConfig,
+    GRPOConfig,
+    NFTConfig,
+    OnPolicy,
+    REINFORCEConfig,
+    REINFORCEPlusPlusConfig,
+    ReMaxConfig,
+    RLOOConfig,
+    SuperHFConfig,
+    best_of_n,
+    grpo,
+    nft,
+    reinforce,
+    reinforce_plus_plus,
+    remax,
+    rloo,
+    superhf,
+)
 from plaudit.methods.on_policy import Experience, OnPolicyConfig, Recipe
 from plaudit.policies import CausalLM, LoRA, Reference
 from plaudit.rewards import FunctionReward, NormalisedReward
@@ -51,6 +69,13 @@ RECIPES = {
     **{variant: (grpo, GRPOConfig, {"variant": variant}) for variant in ("grpo", "dr_grpo", "dapo", "gspo", "cispo")},
     "nft": (nft, NFTConfig, {}),
     "rft": (nft, NFTConfig, {"negative_weight": 0.0}),
+    "reinforce": (reinforce, REINFORCEConfig, {}),
+    "rloo": (rloo, RLOOConfig, {}),
+    "remax": (remax, ReMaxConfig, {}),
+    "reinforce++": (reinforce_plus_plus, REINFORCEPlusPlusConfig, {}),
+    "reinforce++-baseline": (reinforce_plus_plus, REINFORCEPlusPlusConfig, {"baseline": True}),
+    "best-of-n": (best_of_n, BestOfNConfig, {}),
+    "superhf": (superhf, SuperHFConfig, {"beta": 0.1}),
 }
 
 
@@ -71,7 +96,9 @@ def test_the_reward_rises(tiny_model, tmp_path, name):
         return sum(token < 130 for token in ids) / len(ids)
 
     before = share()
-    method = build(name, policy, outputs_per_context=8)
+    graded = name in ("remax", "best-of-n", "superhf")  # the best of right and wrong ones are half of all
+    many = 16 if name == "remax" else 8  # one greedy output is a noisy baseline
+    method = build(name, policy, reward=low if graded else binary, outputs_per_context=many)
     assert method.name == name
     run(method, tmp_path / "run", 15)
     assert share() > before + 0.1

@@ -6,7 +6,7 @@ import os
 import sys
 import webbrowser
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 from rich.console import Console
@@ -14,7 +14,7 @@ from rich.table import Table
 
 from plaudit.errors import CheckpointError
 from plaudit.evaluation.report import RunReport, write_report
-from plaudit.methods import ONLINE
+from plaudit.methods.registry import ENTRIES, as_markdown
 from plaudit.workflows import align as align_workflow
 from plaudit.workflows import evaluate as evaluate_workflow
 from plaudit.workflows import resume as resume_workflow
@@ -112,14 +112,24 @@ def report(run: Path, /, *, open_report: OpenReport = True) -> None:
         _open(page)
 
 
-def methods() -> None:
-    """List the methods and what each learns from."""
-    table = Table("method", "learns from", "paper", box=None, header_style="bold")
-    table.add_row("dpo", "comparisons, rankings, ratings, edits", "Rafailov et al., arXiv 2305.18290")
-    table.add_row("sft", "demonstrations, edits", "supervised fine-tuning")
-    for name, method in ONLINE.items():
-        table.add_row(name, "its own samples and a reward", method.paper)
-    table.add_row("reward", "comparisons with ties and margins, rankings, ratings", "Stiennon et al., arXiv 2009.01325")
+def methods(*, form: Literal["table", "markdown"] = "table") -> None:
+    """List the methods: what each learns from, what it needs, when to use it.
+
+    Examples:
+        plaudit methods
+        plaudit methods --form markdown
+
+    Args:
+        form: a table, or the Markdown of docs/methods.md.
+    """
+    if form == "markdown":
+        print(as_markdown())  # noqa: T201  not wrapped to the terminal's width
+        return
+    table = Table(
+        "method", "learns from", "reference", "data", "when to use it", "paper", box=None, header_style="bold"
+    )
+    for row in ENTRIES:
+        table.add_row(row.name, row.feedback, row.reference, row.data, row.when, row.paper)
     _out.print(table)
 
 
