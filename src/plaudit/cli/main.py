@@ -53,6 +53,7 @@ app.command(f"{_TRAINING}:methods", name="methods", help="List the methods and w
 app.command(
     "plaudit.cli.objective_commands:objectives", name="objectives", help="List the objectives, or explain one of them."
 )
+app.command("plaudit.cli.study_commands:study", name="study", help="Run the study of a system's claim, or list them.")
 app.command(
     f"{_FEEDBACK}:formats", name="formats", help="List the file formats of feedback, with an example row of each."
 )
