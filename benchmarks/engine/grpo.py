@@ -21,7 +21,7 @@ from torch import Tensor
 from plaudit import training
 from plaudit.feedback.records import Context
 from plaudit.methods import GRPOConfig, OnPolicy, grpo
-from plaudit.methods.on_policy import Experience
+from plaudit.methods.recipe import Experience
 from plaudit.policies import CausalLM, Sequence
 from plaudit.rewards import FunctionReward
 from plaudit.sampling import Rollout

@@ -29,7 +29,7 @@ from plaudit.methods import (
     rloo,
     superhf,
 )
-from plaudit.methods.on_policy import Experience, OnPolicyConfig, Recipe
+from plaudit.methods.recipe import Experience, OnPolicyConfig, Recipe
 from plaudit.policies import CausalLM, LoRA, Reference
 from plaudit.rewards import FunctionReward, NormalisedReward
 from plaudit.sampling import Rollout

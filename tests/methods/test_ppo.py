@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from plaudit.errors import ConfigError
 from plaudit.feedback.records import Context
 from plaudit.methods import PPO, PPOConfig
-from plaudit.methods.on_policy import Experience
+from plaudit.methods.recipe import Experience
 from plaudit.objectives.policy_gradient import policy_gradient
 from plaudit.policies import CausalLM, LoRA, Reference
 from plaudit.rewards import FunctionReward, RewardModel, ValueNetwork

@@ -29,7 +29,7 @@ from plaudit.methods import (
     rloo,
     superhf,
 )
-from plaudit.methods.on_policy import Groups, Terms
+from plaudit.methods.recipe import Groups, Terms
 from plaudit.objectives.policy_gradient import policy_gradient, rloo_advantage
 from plaudit.policies import CausalLM, Reference, Sampling
 from plaudit.rewards import FunctionReward, Reward

@@ -8,7 +8,7 @@ import pytest
 
 from objectives.policy_batches import agree, loss_and_slope, token_batch, trl_grpo, trl_rloo
 from plaudit.methods import GRPOConfig, Recipe, RLOOConfig, grpo, rloo
-from plaudit.methods.on_policy import Terms
+from plaudit.methods.recipe import Terms
 
 pytest.importorskip("trl")
 

@@ -50,8 +50,8 @@ from plaudit.methods import (
     rloo,
     superhf,
 )
-from plaudit.methods.on_policy import Experience, _as_groups
 from plaudit.methods.online_dpo import SampledPair
+from plaudit.methods.recipe import Experience, as_groups
 from plaudit.policies import CausalLM, LoRA, Reference
 from plaudit.policies import Sequence as TokenSequence
 from plaudit.rewards import FunctionReward, RewardModel, ValueNetwork
@@ -227,7 +227,7 @@ def sampled_pairs() -> list[SampledPair]:
 def experiences(recipe: Recipe) -> list[Experience]:
     """The rollouts with a recipe's signals, and an old policy that a clip cuts here and there."""
     made = rollouts()
-    signals = recipe.signals(_as_groups([made[:4], made[4:]]))
+    signals = recipe.signals(as_groups([made[:4], made[4:]]))
     found = []
     for number, rollout in enumerate(made):
         b, k = divmod(number, 4)

@@ -7,11 +7,12 @@ from plaudit.methods.grpo import GRPOConfig, grpo
 from plaudit.methods.hindsight import ConditioningConfig, conditioned, feedme
 from plaudit.methods.kto import KTO, KTOConfig
 from plaudit.methods.nft import NFTConfig, nft
-from plaudit.methods.on_policy import OnPolicy, OnPolicyConfig, Recipe
+from plaudit.methods.on_policy import OnPolicy
 from plaudit.methods.online import ONLINE, OnlineMethod
 from plaudit.methods.online_dpo import OnlineDPO, OnlineDPOConfig
 from plaudit.methods.orpo import ORPO, ORPOConfig
 from plaudit.methods.ppo import PPO, PPOConfig
+from plaudit.methods.recipe import OnPolicyConfig, Recipe
 from plaudit.methods.reinforce import REINFORCEConfig, reinforce
 from plaudit.methods.reinforce_plus_plus import REINFORCEPlusPlusConfig, reinforce_plus_plus
 from plaudit.methods.remax import ReMaxConfig, remax

@@ -8,7 +8,7 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from plaudit.methods.on_policy import Groups, OnPolicyConfig, Recipe, Signals, Terms
+from plaudit.methods.recipe import Groups, OnPolicyConfig, Recipe, Signals, Terms
 from plaudit.objectives.policy_gradient import cispo, dr_grpo_advantage, grpo_advantage, gspo, ppo_clip
 from plaudit.objectives.policy_gradient import dapo as dapo_objective
 from plaudit.objectives.policy_gradient import dr_grpo as dr_grpo_objective

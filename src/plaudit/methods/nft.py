@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from plaudit.errors import RewardError
-from plaudit.methods.on_policy import Groups, OnPolicyConfig, Recipe, Signals, Terms
+from plaudit.methods.recipe import Groups, OnPolicyConfig, Recipe, Signals, Terms
 from plaudit.objectives.aggregation import Aggregation
 from plaudit.objectives.policy_gradient import nft as nft_objective
 from plaudit.objectives.policy_gradient import nft_dr_grpo_weight, nft_grpo_weight

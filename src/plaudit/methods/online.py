@@ -8,7 +8,7 @@ from typing import Any
 
 from plaudit.methods.grpo import GRPOConfig, grpo
 from plaudit.methods.nft import NFTConfig, nft
-from plaudit.methods.on_policy import OnPolicyConfig, Recipe
+from plaudit.methods.recipe import OnPolicyConfig, Recipe
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from plaudit.errors import ConfigError
 from plaudit.feedback.records import Context
 from plaudit.methods.dpo import DPO, DPOConfig
 from plaudit.methods.encoding import EncodedPair
-from plaudit.methods.on_policy import Experience, Groups, OnPolicy, OnPolicyConfig, Recipe, Signals, Terms, Values
+from plaudit.methods.on_policy import OnPolicy
+from plaudit.methods.recipe import Experience, Groups, OnPolicyConfig, Recipe, Signals, Terms, Values
 from plaudit.policies import CausalLM, Reference, Sequence
 from plaudit.rewards.base import RewardSource
 from plaudit.training import ExampleLoss, Step

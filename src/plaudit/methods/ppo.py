@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from plaudit.errors import ConfigError
 from plaudit.feedback.records import Context
-from plaudit.methods.on_policy import Experience, Groups, OnPolicy, OnPolicyConfig, Recipe, Signals, Terms
+from plaudit.methods.on_policy import OnPolicy
+from plaudit.methods.recipe import Experience, Groups, OnPolicyConfig, Recipe, Signals, Terms
 from plaudit.objectives.aggregation import aggregate
 from plaudit.objectives.policy_gradient import (
     adaptive_kl_coefficient,

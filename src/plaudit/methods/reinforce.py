@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from plaudit.methods.on_policy import Groups, OnPolicyConfig, Recipe, Signals, Terms, Values, expect_fresh
+from plaudit.methods.recipe import Groups, OnPolicyConfig, Recipe, Signals, Terms, Values, expect_fresh
 from plaudit.objectives.policy_gradient import policy_gradient, reinforce_advantage
 from plaudit.training.config import check
 

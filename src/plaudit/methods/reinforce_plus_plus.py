@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from plaudit.methods.on_policy import Groups, OnPolicyConfig, Recipe, Signals, Terms, Values
+from plaudit.methods.recipe import Groups, OnPolicyConfig, Recipe, Signals, Terms, Values
 from plaudit.objectives.policy_gradient import (
     ppo_clip,
     reinforce_plus_plus_advantage,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from plaudit.methods.on_policy import Groups, OnPolicyConfig, Recipe, Signals, Terms, Values, expect_fresh
+from plaudit.methods.recipe import Groups, OnPolicyConfig, Recipe, Signals, Terms, Values, expect_fresh
 from plaudit.objectives.policy_gradient import policy_gradient, remax_advantage
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from plaudit.methods.on_policy import Groups, OnPolicyConfig, Recipe, Signals, Terms, Values
+from plaudit.methods.recipe import Groups, OnPolicyConfig, Recipe, Signals, Terms, Values
 from plaudit.objectives.policy_gradient import rloo_advantage, sequence_ppo_clip
 from plaudit.training.config import check
 
