@@ -10,7 +10,7 @@ with transformers' generate and its default cache, which grows by copying.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Rows
 from itertools import count
 from typing import Any
@@ -77,7 +77,7 @@ def method_of(policy: CausalLM, case: Case, contexts: Rows[Context]) -> OnPolicy
 def _ours(policy: CausalLM, case: Case, prompts: list[tuple[int, ...]]) -> Step:
     method = method_of(policy, case, as_contexts(endless(policy), prompts))
     optimiser = torch.optim.AdamW(_trained(policy.model), lr=LEARNING_RATE)
-    sampling = _timed(policy, "sample")
+    sampling = _timed(policy, "stream")
     numbers = count()
 
     def step() -> dict[str, float]:
@@ -133,15 +133,23 @@ def given_loss(policy: CausalLM, case: Case, group: list[Sequence], advantage: T
 
 
 def _timed(owner: Any, name: str) -> list[float]:
-    """From now on, the seconds of each call of a method of `owner`."""
+    """From now on, the seconds that a method of `owner` takes: of each call, or of each part of what a call yields."""
     seconds: list[float] = []
     original: Callable[..., Any] = getattr(owner, name)
 
-    def timed(*arguments: Any, **settings: Any) -> Any:
+    def clocked(work: Callable[[], Any]) -> Any:
         started = time.perf_counter()
-        found = original(*arguments, **settings)
+        found = work()
         seconds.append(time.perf_counter() - started)
         return found
+
+    def yielded(parts: Iterator[Any]) -> Iterator[Any]:
+        while (part := clocked(lambda: next(parts, None))) is not None:
+            yield part
+
+    def timed(*arguments: Any, **settings: Any) -> Any:
+        found = clocked(lambda: original(*arguments, **settings))
+        return yielded(found) if isinstance(found, Iterator) else found
 
     setattr(owner, name, timed)
     return seconds

@@ -10,6 +10,7 @@ from plaudit.methods.registry import ENTRIES, as_markdown
 from .test_on_policy import RECIPES
 from .worlds import CASES
 
+PPO = "ppo"  # named by its recipe
 ON_DEMONSTRATIONS = {"feedme", "conditioning"}  # they end in SFT, under its name
 
 
@@ -17,7 +18,7 @@ def test_every_method_stands_in_the_table_once():
     classes = (DPO, KTO, ORPO, SFT, OnlineDPO, RewardModelling, SimPO)
     names = [row.name for row in ENTRIES]
     assert len(set(names)) == len(names)
-    assert set(names) == {*RECIPES, *(kind.name for kind in classes), *ON_DEMONSTRATIONS}
+    assert set(names) == {*RECIPES, *(kind.name for kind in classes), *ON_DEMONSTRATIONS, PPO}
 
 
 def test_every_method_in_the_table_is_in_the_invariance_suite():
@@ -26,7 +27,7 @@ def test_every_method_in_the_table_is_in_the_invariance_suite():
 
 
 def test_what_is_on_policy_is_what_samples():
-    assert {row.name for row in ENTRIES if row.data == "on-policy"} == {*RECIPES, OnlineDPO.name}
+    assert {row.name for row in ENTRIES if row.data == "on-policy"} == {*RECIPES, OnlineDPO.name, PPO}
 
 
 def test_the_documentations_table_is_the_codes():
