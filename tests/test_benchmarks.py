@@ -13,8 +13,11 @@ import torch
 pytest.importorskip("trl")
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the benchmarks lie beside the sources
 from benchmarks.engine import cases, ceiling, dpo, grpo, measuring, report, reward, scaling, sft
+from benchmarks.engine.drawing import as_contexts, endless
 from benchmarks.engine.flops import Amount, Floor
 from benchmarks.engine.losses import agreement
+
+from plaudit.training import Step
 
 pytestmark = [
     pytest.mark.filterwarnings(r"ignore:`\w*gradient_checkpointing\w*` is deprecated:FutureWarning"),
@@ -43,6 +46,30 @@ def test_both_sides_compute_the_same_loss_and_gradients(tiny_model, number):
     found = sys.modules[f"benchmarks.engine.{case.workload}"].check(case)
     assert found
     assert all(abs(side["loss_peer"]) > 1e-2 for side in found.values())
+
+
+def test_a_step_of_grpo_learns_what_the_training_loop_would(tiny_model, monkeypatch):
+    """Its gradient, cut to the token budget, is that of all outputs at once; the phases are parts of the whole."""
+    case = first_cases(tiny_model)[1].shrunk()
+    monkeypatch.setattr(grpo, "TOKEN_BUDGET", 100)  # two micro-batches and more
+    phases = grpo.build(case, "plaudit")()
+    assert set(phases) == {"sampling", "forward and backward", "optimiser"}
+    assert all(seconds > 0 for seconds in phases.values())
+    policy = cases.load_policy(case)
+    contexts = as_contexts(endless(policy), [group[0].context for group in cases.groups(case)])
+    method = grpo.method_of(policy, case, contexts)
+    examples = method.collect(Step(0, 0, case.prompts))
+    grpo.expect_equal_work(examples, case)
+    with pytest.raises(ValueError, match="Expected 64 outputs of 4 tokens, got 63"):
+        grpo.expect_equal_work(examples[1:], case)
+    found = method.loss(examples)
+    expected = (found.value * found.weight).sum() / found.weight.sum()
+    expected.backward()
+    whole = {name: weight.grad.clone() for name, weight in cases.trained(policy.model).items()}
+    policy.model.zero_grad(set_to_none=True)
+    torch.testing.assert_close(grpo.differentiate(method, examples), expected.detach(), rtol=0, atol=1e-6)
+    for name, weight in cases.trained(policy.model).items():
+        torch.testing.assert_close(weight.grad, whole[name], rtol=1e-4, atol=1e-6)
 
 
 def test_a_difference_between_the_sides_is_an_error(tiny_model):

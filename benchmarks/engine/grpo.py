@@ -1,26 +1,35 @@
 """GRPO: one whole step, ours and GRPOTrainer's: sampling, rewards, loss, gradients, optimiser, with LoRA and beta = 0.
 
-All outputs are sampled at once and go on after an end of text, so that each has exactly the case's length. As TRL does by
-default, the old log-probabilities are the policy's own, since one optimiser step is made per batch; without a pull there is no
-reference. Both sides learn in micro-batches within one token budget; TRL samples with transformers' generate and its default
-cache, which grows by copying.
+Ours is what users run: `OnPolicy` with the recipe of GRPO collects, its loss is differentiated in the micro-batches that the
+training loop would cut, and AdamW makes a step. All outputs are sampled at once and go on after an end of text, so that each
+has exactly the case's length. As TRL does by default, the old log-probabilities are the policy's own, since one optimiser step
+is made per batch; without a pull there is no reference. Both sides learn in micro-batches within one token budget; TRL samples
+with transformers' generate and its default cache, which grows by copying.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Rows
+from itertools import count
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from plaudit.objectives.policy_gradient import grpo_advantage, ppo_clip
+from plaudit import training
+from plaudit.feedback.records import Context
+from plaudit.methods import GRPOConfig, OnPolicy, grpo
+from plaudit.methods.recipe import Experience
 from plaudit.policies import CausalLM, Sequence
+from plaudit.rewards import FunctionReward
+from plaudit.sampling import Rollout
+from plaudit.training.micro_batches import by_tokens
 
 from . import peers
-from .cases import TOKEN_BUDGET, Case, groups, load_policy, within_budget
-from .drawing import as_contexts, endless, sample_ids
+from .cases import TOKEN_BUDGET, Case, groups, load_policy
+from .drawing import as_contexts, endless
 from .flops import Floor, distinct
 from .losses import Side, agreement
 from .measuring import OURS, Step
@@ -53,57 +62,103 @@ def build(case: Case, side: str) -> Step:
     return _theirs(trainer, case)
 
 
+def method_of(policy: CausalLM, case: Case, contexts: Rows[Context]) -> OnPolicy:
+    """GRPO as users run it, asking all contexts at once."""
+    config = GRPOConfig(
+        contexts_per_rollout=len(contexts),
+        outputs_per_context=case.outputs,
+        max_new_tokens=case.output_tokens,
+        rollout_batch_size=len(contexts) * case.outputs,
+    )
+    even = FunctionReward(lambda _, output: reward(list(output.content.ids)), name="even")
+    return OnPolicy(policy, even, contexts, grpo(config), config)
+
+
 def _ours(policy: CausalLM, case: Case, prompts: list[tuple[int, ...]]) -> Step:
-    generator = torch.Generator().manual_seed(0)
-    contexts = as_contexts(endless(policy), prompts)
+    method = method_of(policy, case, as_contexts(endless(policy), prompts))
     optimiser = torch.optim.AdamW(_trained(policy.model), lr=LEARNING_RATE)
+    sampling = _timed(policy, "stream")
+    numbers = count()
 
     def step() -> dict[str, float]:
+        sampling.clear()
         started = time.perf_counter()
-        drawn = sample_ids(policy, contexts, case.outputs, length=case.output_tokens, generator=generator)
-        sampled = time.perf_counter()
-        rewards = torch.tensor([[reward(list(ids)) for ids in group] for group in drawn])
-        advantage = grpo_advantage(rewards, epsilon=1e-4)
-        found = [
-            [Sequence(prompt, ids, (True,) * len(ids)) for ids in group]
-            for prompt, group in zip(prompts, drawn, strict=True)
-        ]
-        for part in within_budget([case.prompt_tokens + case.outputs * case.output_tokens] * case.prompts):
-            (policy_loss(policy, found[part], advantage[part]) * len(found[part]) / case.prompts).backward()
+        examples = method.collect(training.Step(next(numbers), 0, case.prompts))
+        expect_equal_work(examples, case)
+        differentiate(method, examples)
         differentiated = time.perf_counter()
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
-        return phases(started, sampled, differentiated, time.perf_counter())
+        return phases(started, started + sum(sampling), differentiated, time.perf_counter())
 
     return step
 
 
-def policy_loss(policy: CausalLM, found: list[list[Sequence]], advantage: Tensor) -> Tensor:
-    """The mean over outputs of GRPO's loss without KL."""
-    log_prob = policy.log_prob_of([sequence for group in found for sequence in group])
-    value, weight = ppo_clip(
-        log_prob.per_step,
-        log_prob.per_step.detach(),
-        advantage.reshape(-1, 1),
-        log_prob.mask,
-        aggregation="sequence-mean",
-    )
-    return (value * weight).sum() / weight.sum()
+def differentiate(method: OnPolicy, examples: Rows[Experience]) -> Tensor:
+    """The step's loss, differentiated in micro-batches within the token budget, as the training loop does it."""
+    sequences = [method.sequences(example) for example in examples]
+    total = weight = torch.zeros(())
+    for batch in by_tokens(sequences, TOKEN_BUDGET, processes=1)[0]:
+        found = method.loss([examples[index] for index in batch.indices])
+        part = (found.value * found.weight).sum()
+        part.backward()
+        total, weight = total + part.detach(), weight + found.weight.sum()
+    gradients = [parameter.grad for parameter in _trained(method.trainable.model) if parameter.grad is not None]
+    torch._foreach_div_(gradients, float(weight))
+    return total / weight
+
+
+def expect_equal_work(examples: Rows[Experience], case: Case) -> None:
+    """Raise a `ValueError` where a group was left out or an output is shorter, so that sides would do unequal work."""
+    lengths = [len(example.rollout.sequence.output) for example in examples]
+    if lengths != [case.output_tokens] * (case.prompts * case.outputs):
+        raise ValueError(
+            f"Expected {case.prompts * case.outputs} outputs of {case.output_tokens} tokens, got {len(lengths)} of {lengths}."
+        )
+
+
+def given_loss(policy: CausalLM, case: Case, group: list[Sequence], advantage: Tensor) -> Tensor:
+    """The method's loss of given outputs with given advantages."""
+    examples = [
+        Experience(
+            Rollout(
+                0, sequence, (0.0,) * len(sequence.output), "", finished=True, reward=0.0, components={}, version=0
+            ),
+            {"advantage": float(value)},
+        )
+        for sequence, value in zip(group, advantage, strict=True)
+    ]
+    found = method_of(policy, case, as_contexts(policy, [group[0].context])).loss(examples)
+    return (found.value * found.weight).sum() / found.weight.sum()
+
+
+def _timed(owner: Any, name: str) -> list[float]:
+    """From now on, the seconds that a method of `owner` takes: of each call, or of each part of what a call yields."""
+    seconds: list[float] = []
+    original: Callable[..., Any] = getattr(owner, name)
+
+    def clocked(work: Callable[[], Any]) -> Any:
+        started = time.perf_counter()
+        found = work()
+        seconds.append(time.perf_counter() - started)
+        return found
+
+    def yielded(parts: Iterator[Any]) -> Iterator[Any]:
+        while (part := clocked(lambda: next(parts, None))) is not None:
+            yield part
+
+    def timed(*arguments: Any, **settings: Any) -> Any:
+        found = clocked(lambda: original(*arguments, **settings))
+        return yielded(found) if isinstance(found, Iterator) else found
+
+    setattr(owner, name, timed)
+    return seconds
 
 
 def _theirs(trainer: Any, case: Case) -> Step:
     optimiser = torch.optim.AdamW(_trained(trainer.model), lr=LEARNING_RATE)
     batch = [{"prompt": str(number)} for number in range(case.prompts) for _ in range(case.outputs)]
-    sampling: list[float] = []
-    generate: Callable[..., Any] = trainer._generate
-
-    def timed(*arguments: Any, **settings: Any) -> Any:
-        started = time.perf_counter()
-        drawn = generate(*arguments, **settings)
-        sampling.append(time.perf_counter() - started)
-        return drawn
-
-    trainer._generate = timed
+    sampling = _timed(trainer, "_generate")
 
     def step() -> dict[str, float]:
         sampling.clear()
@@ -145,7 +200,7 @@ def check(case: Case) -> dict[str, Any]:
     trainer = peers.grpo_trainer(case, [group[0].context], reward, rows=case.outputs)
     trainer.current_gradient_accumulation_steps = 1
     batch = peers.grpo_batch(group, advantage)
-    ours: Side = (policy.model, lambda: policy_loss(policy, [group], advantage))
+    ours: Side = (policy.model, lambda: given_loss(policy, case, group, advantage))
     return {"trl": agreement(case, ours, (trainer.model, lambda: peers.loss_of(trainer, batch)))}
 
 

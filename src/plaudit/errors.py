@@ -26,6 +26,10 @@ class PolicyError(PlauditError):
     """A model cannot be loaded, or cannot do what was asked of it."""
 
 
+class RewardError(PlauditError):
+    """A reward does not fit the outputs, or could judge none of them."""
+
+
 class TrainingError(PlauditError):
     """Training cannot go on: the loss is no number, or there is nothing to learn from."""
 

@@ -56,6 +56,20 @@ def test_over_optimisation_needs_a_rising_proxy_and_a_falling_utility(proxy, uti
     assert ("over-optimisation" in rules(proxy_reward_change=proxy, utility=utility)) == found
 
 
+def test_who_judges_by_the_reward_that_was_optimised_is_told_so_before_all_else_but_over_optimisation():
+    found = find_warnings(judged_by_itself=True, headline=[LOSS], proxy_reward_change=RISE, utility=LOSS)
+    assert [warning.rule for warning in found] == [
+        "over-optimisation",
+        "judged by the reward that was optimised",
+        "worse",
+    ]
+
+
+@pytest.mark.parametrize(("share", "found"), [(0.05, False), (0.0501, True), (0.0, False)])
+def test_outputs_that_could_not_be_judged_are_a_warning_when_they_are_many(share, found):
+    assert ("outputs without a reward" in rules(not_judged=share)) == found
+
+
 def test_over_optimisation_says_both_figures():
     warning = find_warnings(proxy_reward_change=RISE, utility=LOSS)[0]
     assert warning.sentence == (

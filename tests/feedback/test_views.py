@@ -180,6 +180,23 @@ def test_lists_and_pairs_order_outputs_alike():
     assert from_lists == from_pairs
 
 
+def test_each_context_that_can_be_asked_stands_once_with_all_records_about_it():
+    other = fb.Context(content=[{"role": "user", "content": "Why?"}])
+    shoe = fb.Context(content=fb.Item(id="shoe"))
+    records = [
+        say("comparison", A, B, choice="a"),
+        say("demonstration", A, context=other),
+        rate(A, 1),
+        rate(B, 2, context=shoe),
+    ]
+    view = views.contexts(records)
+    assert [example.context for example in view.examples] == [records[0].context, other]
+    assert view.examples[0].record_ids == (records[0].id, records[2].id)
+    assert view.dropped == {"content: item": 1}
+    corrected = records[1].model_copy(update={"id": "later", "supersedes": records[1].id})
+    assert views.contexts([*records, corrected]).examples[1].record_ids == ("later",)
+
+
 def test_demonstrations_and_edits_are_imitated():
     view = views.demonstrations([say("demonstration", A), say("edit", B, edited="x"), rate(A, 1)])
     assert [example.output for example in view.examples] == [A, fb.Output(content="x")]

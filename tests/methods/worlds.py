@@ -10,11 +10,53 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from plaudit.methods import DPO, SFT, DPOConfig, EncodedPair, RewardConfig, RewardModelling, SFTConfig
+from plaudit.feedback.records import Context
+from plaudit.methods import (
+    DPO,
+    KTO,
+    ORPO,
+    PPO,
+    SFT,
+    BestOfNConfig,
+    DPOConfig,
+    EncodedLabel,
+    EncodedPair,
+    GRPOConfig,
+    KTOConfig,
+    NFTConfig,
+    OnlineDPO,
+    OnlineDPOConfig,
+    OnPolicy,
+    OnPolicyConfig,
+    ORPOConfig,
+    PPOConfig,
+    Recipe,
+    REINFORCEConfig,
+    REINFORCEPlusPlusConfig,
+    ReMaxConfig,
+    RewardConfig,
+    RewardModelling,
+    RLOOConfig,
+    SFTConfig,
+    SimPO,
+    SimPOConfig,
+    SuperHFConfig,
+    best_of_n,
+    grpo,
+    nft,
+    reinforce,
+    reinforce_plus_plus,
+    remax,
+    rloo,
+    superhf,
+)
+from plaudit.methods.online_dpo import SampledPair
+from plaudit.methods.recipe import Experience, as_groups
 from plaudit.policies import CausalLM, LoRA, Reference
 from plaudit.policies import Sequence as TokenSequence
-from plaudit.rewards import RewardModel
-from plaudit.training import RunFolder, TrainingConfig, train
+from plaudit.rewards import FunctionReward, RewardModel, ValueNetwork
+from plaudit.sampling import Rollout
+from plaudit.training import RunFolder, Step, TrainingConfig, train
 
 LENGTHS = ((3, 4), (9, 2), (1, 1), (4, 40), (5, 6), (60, 7), (2, 3))  # of contexts and of outputs
 
@@ -99,13 +141,159 @@ def _reward(config: RewardConfig, **kinds: bool) -> Case:
     return Case(lambda model, examples: RewardModelling(reward_model(model), examples, config), lambda: pairs(**kinds))
 
 
+def _ppo(model: Path, examples: Any, *, own_trunk: bool = False, entropy: float = 0.0) -> PPO:
+    """With these outputs instead of what it would sample, credited before policy and value network moved a little."""
+    learner = policy(model)
+    value = ValueNetwork.of(reward_model(model) if own_trunk else learner)
+    credited = [_credited(learner, value, sequence) for sequence in examples]
+    perturb(value.scorer, seed=1, size=0.05)
+    config = PPOConfig(kl_coefficient=0.0, value_coefficient=0.5, entropy_coefficient=entropy)
+    method = PPO(learner, value, FunctionReward(lambda *_: 0.0), [Context(content="Hi")], config)
+    method.collect = lambda step: credited  # type: ignore[method-assign]
+    return method
+
+
+@torch.no_grad()
+def _credited(learner: CausalLM, value: ValueNetwork, sequence: TokenSequence) -> Experience:
+    found = learner.log_prob_of([sequence])
+    (values,) = value.values_of([sequence])
+    noise = torch.randn(3, len(values), generator=torch.Generator().manual_seed(len(sequence)))
+    per_token = {"advantage": noise[0], "value": values, "value_target": values + noise[1]}
+    old = found.per_step[found.mask] + 0.1 * noise[2]
+    number = float(len(sequence))
+    rollout = Rollout(0, sequence, (0.0,) * len(sequence.output), "", len(sequence) > 9, number, {"own": number}, 0)
+    signal = {"score": number, "kl": 0.5 * number, "kl_coefficient": 0.05}
+    tokens = {name: tuple(row.tolist()) for name, row in per_token.items()}
+    return Experience(rollout, signal, tuple(old.tolist()), per_token=tokens)
+
+
+def rollouts() -> list[Rollout]:
+    """Two groups: of four outputs and of three, each with a right and a wrong one and a greedy one beside them."""
+    rewards = (1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0)
+    return [
+        Rollout(
+            group=int(number >= 4),
+            sequence=sequence,
+            log_prob=(-1.0,) * len(sequence.output),
+            text="",
+            finished=number % 2 == 0,
+            reward=reward,
+            components={"given": reward},
+            version=0,
+            greedy_reward=0.25,
+        )
+        for number, (sequence, reward) in enumerate(zip(demonstrations(), rewards, strict=True))
+    ]
+
+
+def labelled() -> list[EncodedLabel]:
+    """The demonstrations, two in three called good; the baseline is what a step's `collect` would have laid beside each."""
+    return [EncodedLabel(sequence, number % 3 > 0, baseline=2.5) for number, sequence in enumerate(demonstrations())]
+
+
+class Sampled(OnPolicy):
+    """Learns from given experiences, as if it had sampled them."""
+
+    given: Sequence[Experience]
+
+    def collect(self, step: Step) -> list[Experience]:
+        return list(self.given)
+
+
+class Labelled(KTO):
+    """Learns from labels with given baselines, which a real step would compute under its policy."""
+
+    def collect(self, step: Step) -> list[EncodedLabel]:
+        return list(self.labelled)
+
+
+class Paired(OnlineDPO):
+    """Learns from given pairs, as if it had sampled them."""
+
+    given: Sequence[SampledPair]
+
+    def collect(self, step: Step) -> list[SampledPair]:
+        return list(self.given)
+
+
+def sampled_pairs() -> list[SampledPair]:
+    found = enumerate(pairs(ties=True, margins=True))
+    return [
+        SampledPair(pair.chosen, pair.rejected, tie=pair.tie, margin=pair.margin, reward=number / 7)
+        for number, pair in found
+    ]
+
+
+def experiences(recipe: Recipe) -> list[Experience]:
+    """The rollouts with a recipe's signals, and an old policy that a clip cuts here and there."""
+    made = rollouts()
+    signals = recipe.signals(as_groups([made[:4], made[4:]]))
+    found = []
+    for number, rollout in enumerate(made):
+        b, k = divmod(number, 4)
+        signal = {name: float(values[b, k]) for name, values in signals.items()}
+        if "kept" in signal:
+            signal["group_reward"] = 0.5 + b / 6
+        old = tuple(-4.0 - 0.1 * (step % 7) for step in range(sum(rollout.sequence.mask)))
+        found.append(Experience(rollout, signal, old))
+    return found
+
+
+_NO_REWARD = FunctionReward(lambda context, output: 0.0)
+_ASKED = [Context(content="Asked.")]
+
+
+def _sampled(recipe: Callable[[Any], Recipe], config: OnPolicyConfig, *, kl: bool = False) -> Case:
+    def make(model: Path, examples: Sequence[Experience]) -> Sampled:
+        learner = policy(model)
+        reference = Reference(learner) if kl else None
+        made = Sampled(learner, _NO_REWARD, _ASKED, recipe(config), config, reference=reference)
+        made.given = examples
+        return made
+
+    return Case(make, lambda: experiences(recipe(config)))
+
+
+def _kto(model: Path, examples: Sequence[EncodedLabel]) -> Labelled:
+    learner = policy(model)
+    return Labelled(learner, Reference(learner), examples, KTOConfig(beta=0.2, undesirable_weight=1.5))
+
+
+def _online_dpo(model: Path, examples: Sequence[SampledPair]) -> Paired:
+    learner = policy(model)
+    config = OnlineDPOConfig(beta=0.4)
+    made = Paired(learner, Reference(learner), _NO_REWARD, _ASKED, config)
+    made.given = examples
+    return made
+
+
 CASES = {
+    "orpo": Case(lambda model, examples: ORPO(policy(model), examples, ORPOConfig(odds_weight=0.5)), pairs),
+    "simpo": Case(lambda model, examples: SimPO(policy(model), examples, SimPOConfig()), pairs),
+    "kto": Case(_kto, labelled),
+    "online-dpo": Case(_online_dpo, sampled_pairs),
+    "grpo": _sampled(grpo, GRPOConfig(kl_coefficient=0.3), kl=True),
+    "dr_grpo": _sampled(grpo, GRPOConfig(variant="dr_grpo")),
+    "dapo": _sampled(grpo, GRPOConfig(variant="dapo")),
+    "gspo": _sampled(grpo, GRPOConfig(variant="gspo", clip_low=0.5, clip_high=0.9)),
+    "cispo": _sampled(grpo, GRPOConfig(variant="cispo")),
+    "nft": _sampled(nft, NFTConfig(floor=0.2)),
+    "rft": _sampled(nft, NFTConfig(negative_weight=0.0, prompt_weight="none")),
+    "reinforce": _sampled(reinforce, REINFORCEConfig()),
+    "rloo": _sampled(rloo, RLOOConfig(clip_low=0.9, clip_high=9.0)),
+    "remax": _sampled(remax, ReMaxConfig()),
+    "reinforce++": _sampled(reinforce_plus_plus, REINFORCEPlusPlusConfig()),
+    "reinforce++-baseline": _sampled(reinforce_plus_plus, REINFORCEPlusPlusConfig(baseline=True)),
+    "best-of-n": _sampled(best_of_n, BestOfNConfig(top_k=2, aggregation="sequence-mean")),
+    "superhf": _sampled(superhf, SuperHFConfig(beta=0.5)),
     "dpo": Case(lambda model, examples: _dpo(model, examples, DPOConfig(beta=0.3)), pairs),
     "dpo-shared": Case(lambda model, examples: _dpo(model, examples, DPOConfig()), pairs_of_two_contexts),
     "dpo-smoothed": Case(lambda model, examples: _dpo(model, examples, DPOConfig(label_smoothing=0.2)), pairs),
     "sft-token-mean": _sft("token-mean"),
     "sft-sequence-mean": _sft("sequence-mean"),
     "sft-sequence-sum": _sft("sequence-sum"),
+    "ppo": Case(_ppo, demonstrations),
+    "ppo-own-trunk": Case(lambda model, examples: _ppo(model, examples, own_trunk=True, entropy=0.3), demonstrations),
     "reward": _reward(RewardConfig()),
     "reward-margins": _reward(RewardConfig(margin_weight=0.5), margins=True),
     "reward-ties": _reward(RewardConfig(tie_width=0.4, margin_weight=0.5), ties=True, margins=True),

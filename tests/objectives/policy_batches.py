@@ -95,6 +95,37 @@ def trl_grpo(call: Call, *, trainer: Any = None, **settings: Any) -> tuple[Tenso
     return loss.detach(), torch.autograd.grad(loss, leaf)[0]
 
 
+def trl_rloo(call: Call, *, epsilon_low: float, epsilon_high: float) -> tuple[Tensor, Tensor]:
+    """The same of TRL's RLOOTrainer._compute_loss."""
+    from trl.trainer.rloo_trainer import RLOOTrainer
+
+    leaf = call["token_log_prob"].clone().requires_grad_()
+    trainer = object.__new__(RLOOTrainer)
+    attributes = {
+        "epsilon_low": epsilon_low,
+        "epsilon_high": epsilon_high,
+        "beta": 0.0,
+        "aux_loss_enabled": False,
+        "model": SimpleNamespace(training=False),
+        "accelerator": SimpleNamespace(gather=lambda x: x, reduce=lambda x, reduction: x),
+        "_metrics": defaultdict(lambda: defaultdict(list)),
+        "_get_per_token_logps_and_entropies": lambda *_, **__: (leaf, torch.zeros_like(leaf), None),
+    }
+    for name, value in attributes.items():
+        setattr(trainer, name, value)
+    ids = call["mask"].long()
+    inputs = {
+        "prompt_ids": ids[:, :1],
+        "prompt_mask": ids[:, :1],
+        "completion_ids": ids,
+        "completion_mask": ids,
+        "advantages": call["advantage"],
+        "old_logps": torch.where(call["mask"], call["old_token_log_prob"], 0).sum(-1),
+    }
+    loss = trainer._compute_loss(None, inputs)
+    return loss.detach(), torch.autograd.grad(loss, leaf)[0]
+
+
 def agree(ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor], *, tolerance: float = 1e-9) -> None:
     """The same loss and the same gradient."""
     torch.testing.assert_close(ours[0], theirs[0], rtol=tolerance, atol=tolerance / 1000)

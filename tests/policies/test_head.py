@@ -55,6 +55,47 @@ def test_values_entropies_and_gradients_are_those_of_the_formulas(monkeypatch, c
     torch.testing.assert_close(slope, torch.autograd.grad(plain(head, hidden, targets)[0].sum(), hidden)[0])
 
 
+@pytest.mark.parametrize("chunk", [1, 4, 100])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("frozen", [True, False], ids=["frozen", "trained"])
+def test_the_divergence_of_a_reference_is_the_sum_over_the_vocabulary(monkeypatch, chunk, shape, frozen):
+    """``sum q (log q - log p)``, with a gradient through p alone."""
+    monkeypatch.setattr(module, "_FEWEST", chunk)
+    monkeypatch.setattr(module, "CHUNK_BYTES", 1)
+    head = build(frozen=frozen, **shape)
+    hidden, targets = states()
+    reference = (hidden + torch.linspace(-1, 1, 4)).detach().requires_grad_()
+    weights = torch.linspace(-1, 2, 18, dtype=torch.float64).view(2, 9)
+    trained = [hidden, *(weight for weight in head.layer.parameters() if weight.requires_grad)]
+    found = token_log_prob(head, hidden, targets, ref_hidden=reference)
+    p, q = head.logits(hidden).log_softmax(-1), head.logits(reference).log_softmax(-1).detach()
+    divergence = (q.exp() * (q - p)).sum(-1)
+    expected = torch.stack([plain(head, hidden, targets)[0], divergence])
+    torch.testing.assert_close(found, expected)
+    assert (divergence > 1e-3).all()
+    ours = torch.autograd.grad((found * weights).sum(), [*trained, reference], allow_unused=True)
+    theirs = torch.autograd.grad((expected * weights).sum(), trained)
+    torch.testing.assert_close(ours[:-1], theirs)
+    assert ours[-1] is None
+
+
+def test_a_frozen_heads_divergence_passes_the_numerical_gradient_check():
+    head = build(scale=2.0, cap=1.5)
+    hidden, targets = states(3)
+    reference = hidden.detach() + 0.3
+
+    def divergence(hidden: torch.Tensor) -> torch.Tensor:
+        return token_log_prob(head, hidden, targets, ref_hidden=reference)
+
+    assert torch.autograd.gradcheck(divergence, [hidden])
+
+
+def test_a_pass_computes_one_statistic():
+    hidden, targets = states()
+    with pytest.raises(ValueError, match="entropy: expected False beside ref_hidden"):
+        token_log_prob(build(), hidden, targets, entropy=True, ref_hidden=hidden)
+
+
 @pytest.mark.parametrize("frozen", [True, False], ids=["frozen", "trained"])
 def test_no_positions_have_no_log_probs(frozen):
     hidden, targets = states(0)

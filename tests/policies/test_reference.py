@@ -133,3 +133,42 @@ def test_adapters_come_back_after_an_error(tiny_model):
     with pytest.raises(RuntimeError, match="inside"), policy.without_adapters():
         raise RuntimeError("inside")
     assert torch.equal(sums(policy), before)
+
+
+# --- the whole distribution -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["head in chunks", "the model's own head"])
+def test_the_divergence_belongs_to_the_token_that_is_predicted(tiny_model, whole):
+    """``KL(p0 || π)`` over the vocabulary at the position before each token, by two plain passes."""
+    policy = CausalLM.load(tiny_model, lora=LoRA(rank=2), dtype="float32")
+    perturb(policy)
+    policy.scorer.whole_logits = whole
+    sequences = random_sequences(4)
+    found = policy.divergence_of(sequences)
+    torch.testing.assert_close(found.per_step, policy.log_prob_of(sequences).per_step, rtol=1e-5, atol=1e-5)
+    assert found.divergence is not None
+    for row, sequence in enumerate(sequences):
+        ids = torch.tensor([sequence.context + sequence.output])
+        with torch.no_grad():
+            own = policy.model(input_ids=ids).logits[0].log_softmax(-1)
+            with policy.without_adapters():
+                base = policy.model(input_ids=ids).logits[0].log_softmax(-1)
+        expected = (base.exp() * (base - own)).sum(-1)[len(sequence.context) - 1 : -1]
+        mask = torch.tensor(sequence.mask)
+        torch.testing.assert_close(found.divergence[row, : len(mask)][mask], expected[mask], rtol=1e-4, atol=1e-5)
+        assert not found.divergence[row][~found.mask[row]].any()
+
+
+def test_a_policy_that_is_its_base_does_not_diverge_from_it(tiny_model):
+    policy = CausalLM.load(tiny_model, lora=LoRA(rank=2), dtype="float32")
+    assert policy.divergence_of(random_sequences(3)).divergence.abs().max() < 1e-6
+
+
+def test_the_divergence_needs_adapters_below_a_frozen_head(tiny_model):
+    with pytest.raises(PolicyError, match="without adapters has no frozen weights"):
+        CausalLM.load(tiny_model, dtype="float32").divergence_of(random_sequences(1))
+    policy = CausalLM.load(tiny_model, lora=LoRA(rank=2), dtype="float32")
+    policy.model.get_output_embeddings().weight.requires_grad_()
+    with pytest.raises(PolicyError, match="needs a head that is not trained"):
+        policy.divergence_of(random_sequences(1))

@@ -19,6 +19,7 @@ from plaudit.training.checkpoint import (
     forget_checkpoints_after,
     latest_checkpoint,
     load_checkpoint,
+    load_method_state,
     prune_checkpoints,
     save_checkpoint,
 )
@@ -46,9 +47,10 @@ def names(folder: Path) -> list[str]:
 
 def test_what_is_read_is_what_was_written(tmp_path):
     module, optimizer = trained()
-    path = save_checkpoint(tmp_path, module, optimizer, PROGRESS)
+    path = save_checkpoint(tmp_path, module, optimizer, PROGRESS, {"kept": [0.1, None]})
+    assert load_method_state(path) == {"kept": [0.1, None]}
     assert names(tmp_path) == ["step-00000003"] == [path.name]
-    assert names(path) == ["optimizer.safetensors", "state.json", "weights.safetensors"]
+    assert names(path) == ["method.json", "optimizer.safetensors", "state.json", "weights.safetensors"]
     other, fresh = trained(1, steps=0)
     frozen = other[0].bias.clone()
     assert load_checkpoint(path, other, fresh) == PROGRESS

@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 the work failed; 2 the command, a setting or a file is not
 from __future__ import annotations
 
 import errno
+import inspect
 import os
 import sys
 import tomllib
@@ -42,7 +43,9 @@ _TRAINING, _FEEDBACK = "plaudit.cli.training_commands", "plaudit.cli.feedback_co
 app.command(f"{_TRAINING}:demo", name="demo", help="A small model learns from simulated people; about 8 minutes.")
 app.command(f"{_FEEDBACK}:import_feedback", name="import", help="Read a file of feedback into a store.")
 app.command(f"{_FEEDBACK}:export", name="export", help="Write a store's feedback to a file.")
-app.command(f"{_TRAINING}:align", name="align", help="Improve a model with feedback, and report by how much.")
+app.command(
+    f"{_TRAINING}:align", name="align", help="Improve a model with feedback or a reward, and report by how much."
+)
 app.command(f"{_TRAINING}:evaluate", name="evaluate", help="Compare two models, with a reward model as the judge.")
 app.command(f"{_TRAINING}:resume", name="resume", help="Continue a run that was interrupted.")
 app.command(f"{_TRAINING}:report", name="report", help="Write a run's report again, and open it.")
@@ -50,6 +53,7 @@ app.command(f"{_TRAINING}:methods", name="methods", help="List the methods and w
 app.command(
     "plaudit.cli.objective_commands:objectives", name="objectives", help="List the objectives, or explain one of them."
 )
+app.command("plaudit.cli.study_commands:study", name="study", help="Run the study of a system's claim, or list them.")
 app.command(
     f"{_FEEDBACK}:formats", name="formats", help="List the file formats of feedback, with an example row of each."
 )
@@ -67,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         tokens, config = _split_config(list(sys.argv[1:] if arguments is None else arguments))
+        _add_examples(tokens)
         app.config = () if config is None else (_read_config(config, app.parse_commands(tokens)[0]),)
         result = app(tokens, exit_on_error=False, print_error=True, result_action="return_value", console=errors)
     except PlauditError as error:
@@ -90,6 +95,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 2
         raise
     return result if isinstance(result, int) else 0
+
+
+def _add_examples(tokens: Sequence[str]) -> None:
+    """Let a command's help end with the examples of its docstring; what lists commands is told one line of each instead."""
+    if not {"--help", "-h"} & set(tokens):
+        return
+    command = app.parse_commands([token for token in tokens if token not in ("--help", "-h")])[1][-1]
+    examples = (inspect.getdoc(command.default_command) or "").partition("Examples:\n")[2].partition("\n\n")[0]
+    if examples:
+        command.help_epilogue = f"Examples:\n\n```sh\n{inspect.cleandoc(examples)}\n```"
 
 
 def _read_config(path: Path, commands: Sequence[str]) -> Dict:

@@ -6,7 +6,7 @@ import os
 import sys
 import webbrowser
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 from rich.console import Console
@@ -14,6 +14,7 @@ from rich.table import Table
 
 from plaudit.errors import CheckpointError
 from plaudit.evaluation.report import RunReport, write_report
+from plaudit.methods.registry import ENTRIES, as_markdown
 from plaudit.workflows import align as align_workflow
 from plaudit.workflows import evaluate as evaluate_workflow
 from plaudit.workflows import resume as resume_workflow
@@ -43,14 +44,16 @@ def demo(config: Annotated[DemoConfig, Parameter(name="*")] = DemoConfig(), *, o
 
 
 def align(config: Annotated[AlignConfig, Parameter(name="*")], *, dry_run: DryRun = False) -> None:
-    """Improve a model with feedback, and report by how much.
+    """Improve a model with feedback or with a reward, and report by how much.
 
-    The feedback's contexts are split: the model learns from one part and is measured on the other, against itself before.
+    The contexts are split: the model learns from one part and is measured on the other, against itself before.
 
     Examples:
         plaudit align --model Qwen/Qwen2.5-0.5B-Instruct --feedback feedback.db
         plaudit align --model ./my-model --feedback pairs.jsonl --dpo.beta 0.05 --training.epochs 2
         plaudit align --config settings.toml --run runs/second --dry-run
+        plaudit align --model ./my-model --method grpo --reward python:my_rewards:score --contexts prompts.txt
+        plaudit align --model ./my-model --method dapo --reward runs/reward/model --feedback feedback.db --grpo.retries 3
     """
     if dry_run:
         _out.print(plan(config))
@@ -109,12 +112,24 @@ def report(run: Path, /, *, open_report: OpenReport = True) -> None:
         _open(page)
 
 
-def methods() -> None:
-    """List the methods and what each learns from."""
-    table = Table("method", "learns from", "paper", box=None, header_style="bold")
-    table.add_row("dpo", "comparisons, rankings, ratings, edits", "Rafailov et al., arXiv 2305.18290")
-    table.add_row("sft", "demonstrations, edits", "supervised fine-tuning")
-    table.add_row("reward", "comparisons with ties and margins, rankings, ratings", "Stiennon et al., arXiv 2009.01325")
+def methods(*, form: Literal["table", "markdown"] = "table") -> None:
+    """List the methods: what each learns from, what it needs, when to use it.
+
+    Examples:
+        plaudit methods
+        plaudit methods --form markdown
+
+    Args:
+        form: a table, or the Markdown of docs/methods.md.
+    """
+    if form == "markdown":
+        print(as_markdown())  # noqa: T201  not wrapped to the terminal's width
+        return
+    table = Table(
+        "method", "learns from", "reference", "data", "when to use it", "paper", box=None, header_style="bold"
+    )
+    for row in ENTRIES:
+        table.add_row(row.name, row.feedback, row.reference, row.data, row.when, row.paper)
     _out.print(table)
 
 

@@ -20,6 +20,7 @@ from plaudit.evaluation.lengths import (
     length_histogram,
     text_lengths,
 )
+from plaudit.evaluation.overoptimisation import Overoptimisation, proxy_up_gold_down
 from plaudit.evaluation.preference import (
     ReliabilityBin,
     brier_score,
@@ -41,6 +42,7 @@ __all__ = [
     "LengthChange",
     "LengthControlledWinRate",
     "LengthHistogram",
+    "Overoptimisation",
     "ReliabilityBin",
     "RewardJudge",
     "bootstrap_mean",
@@ -58,6 +60,7 @@ __all__ = [
     "permutation_p_value",
     "preference_accuracy",
     "preference_log_loss",
+    "proxy_up_gold_down",
     "reliability_curve",
     "text_lengths",
     "win_rate",

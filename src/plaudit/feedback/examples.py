@@ -76,7 +76,15 @@ class Demonstrated:
     record_ids: tuple[str, ...]
 
 
-ExampleT = TypeVar("ExampleT", Pair, Labelled, RankedList, Spanned, Demonstrated)
+@dataclass(frozen=True, slots=True)
+class Posed:
+    """A context to sample outputs of."""
+
+    context: Context
+    record_ids: tuple[str, ...] = ()
+
+
+ExampleT = TypeVar("ExampleT", Pair, Labelled, RankedList, Spanned, Demonstrated, Posed)
 
 
 @dataclass(frozen=True, slots=True)

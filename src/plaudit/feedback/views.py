@@ -21,7 +21,17 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from plaudit.errors import ConfigError
-from plaudit.feedback.examples import Demonstrated, ExampleT, Labelled, Pair, RankedList, Spanned, TokenSpan, View
+from plaudit.feedback.examples import (
+    Demonstrated,
+    ExampleT,
+    Labelled,
+    Pair,
+    Posed,
+    RankedList,
+    Spanned,
+    TokenSpan,
+    View,
+)
 from plaudit.feedback.grading import (
     graded_by_exposure,
     graded_by_ranking,
@@ -41,6 +51,7 @@ from plaudit.feedback.pairing import (
 )
 from plaudit.feedback.records import (
     Comparison,
+    Context,
     Demonstration,
     Edit,
     Exposure,
@@ -228,6 +239,23 @@ def demonstrations(records: Iterable[FeedbackBase]) -> View[Demonstrated]:
         ),
         +dropped,
     )
+
+
+def contexts(records: Iterable[FeedbackBase]) -> View[Posed]:
+    """What a language model can be asked of all that records of any kind are about, each context once.
+
+    "content: item" and "content: file" count the records whose context is no text, chat or tokens.
+    """
+    dropped: Counter[str] = Counter()
+    ids: dict[str, list[str]] = defaultdict(list)
+    found: dict[str, Context] = {}
+    for record in _current(records, dropped):
+        if record.context.content.type in ("item", "file"):
+            dropped[f"content: {record.context.content.type}"] += 1
+        else:
+            found.setdefault(record.context.digest, record.context)
+            ids[record.context.digest].append(record.id)
+    return View(tuple(Posed(context, tuple(ids[digest])) for digest, context in found.items()), +dropped)
 
 
 def split(

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 
 from plaudit.methods.encoding import EncodedPair
+from plaudit.methods.pairwise import Pairwise, sides, win_share
 from plaudit.objectives.preferences import dpo
-from plaudit.policies import CausalLM, Reference, Sequence
-from plaudit.training import ExampleLoss, Step
+from plaudit.policies import CausalLM, Reference
+from plaudit.training import ExampleLoss
 from plaudit.training.config import check
-from plaudit.training.randomness import batch_indices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,37 +32,26 @@ class DPOConfig:
         check(self, "label_smoothing", 0 <= self.label_smoothing < 0.5, "a share in [0, 0.5)")
 
 
-class DPO:
+class DPO(Pairwise):
     """DPO on pairs of outputs."""
 
     name = "dpo"
 
     def __init__(self, policy: CausalLM, reference: Reference, pairs: Rows[EncodedPair], config: DPOConfig) -> None:
-        self.trainable = policy
+        super().__init__(policy, pairs)
         self.reference = reference
-        self.pairs = pairs
         self.config = config
-
-    def collect(self, step: Step) -> list[EncodedPair]:
-        """The step's pairs."""
-        return [
-            self.pairs[index] for index in batch_indices(len(self.pairs), step.batch_size, step.index, seed=step.seed)
-        ]
-
-    def sequences(self, example: EncodedPair) -> tuple[Sequence, Sequence]:
-        """Both outputs of a pair."""
-        return example.chosen, example.rejected
 
     def loss(self, examples: Rows[EncodedPair]) -> ExampleLoss:
         """Loss of each pair; chosen and rejected outputs go through the model side by side."""
-        sequences = [pair.chosen for pair in examples] + [pair.rejected for pair in examples]
+        sequences = sides(examples)
         log_prob = self.trainable.log_prob_of(sequences)
         log_ratio = log_prob.sum() - self.reference.log_prob_of(sequences).sum()
         chosen, rejected = log_ratio.chunk(2)
         value = dpo(chosen, rejected, beta=self.config.beta, label_smoothing=self.config.label_smoothing)
         reward_margin = self.config.beta * (chosen - rejected)
         metrics = {
-            "accuracy": (reward_margin > 0).float() + 0.5 * (reward_margin == 0).float(),
+            "accuracy": win_share(reward_margin),
             "reward_chosen": self.config.beta * chosen,
             "reward_rejected": self.config.beta * rejected,
             "reward_margin": reward_margin,

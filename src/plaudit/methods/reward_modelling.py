@@ -11,7 +11,7 @@ from plaudit.methods.encoding import EncodedPair
 from plaudit.objectives.reward_models import bradley_terry, rao_kupper
 from plaudit.policies import Sequence
 from plaudit.rewards import RewardModel
-from plaudit.training import ExampleLoss, Step
+from plaudit.training import ExampleLoss, Stateless, Step
 from plaudit.training.config import check
 from plaudit.training.randomness import batch_indices
 
@@ -33,7 +33,7 @@ class RewardConfig:
         check(self, "tie_width", self.tie_width > 0, "a number > 0")
 
 
-class RewardModelling:
+class RewardModelling(Stateless):
     """A reward model learns which of two outputs was preferred."""
 
     name = "reward"

@@ -10,7 +10,7 @@ import torch
 from plaudit.objectives import Aggregation
 from plaudit.objectives.imitation import negative_log_likelihood
 from plaudit.policies import CausalLM, Sequence
-from plaudit.training import ExampleLoss, Step
+from plaudit.training import ExampleLoss, Stateless, Step
 from plaudit.training.config import check
 from plaudit.training.randomness import batch_indices
 
@@ -30,7 +30,7 @@ class SFTConfig:
         check(self, "aggregation", self.aggregation in known, f"one of {', '.join(known)}")
 
 
-class SFT:
+class SFT(Stateless):
     """Imitation of outputs, token by token."""
 
     name = "sft"

@@ -7,7 +7,9 @@ other's results, forward and backward, and x is kept once.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -78,6 +80,41 @@ def fuse_adapters(model: Any) -> Any:
         if type(layer) is lora.Linear and type(layer.base_layer) is nn.Linear and "forward" not in vars(layer):
             layer.forward = functools.partial(_forward, layer)
     return model
+
+
+@contextlib.contextmanager
+def using_adapters(module: Any, name: str) -> Iterator[None]:
+    """Inside, the adapted layers in `module` compute with the adapters of this name; which weights are trained stays.
+
+    peft's own `set_adapter` freezes all adapters but one, and autograd drops the gradients of a frozen weight.
+    """
+    layers = [layer for layer in module.modules() if hasattr(layer, "lora_A")]
+    before = [layer._active_adapter for layer in layers]
+    for layer in layers:
+        layer._active_adapter = [name]
+    try:
+        yield
+    finally:
+        for layer, names in zip(layers, before, strict=True):
+            layer._active_adapter = names
+
+
+def adapters_in_use(module: Any) -> str | None:
+    """The name of the adapters that `module` computes with, None where it has none."""
+    names = (layer.active_adapters[0] for layer in module.modules() if hasattr(layer, "lora_A"))
+    return next(names, None)
+
+
+@contextlib.contextmanager
+def keeping_trained(model: Any) -> Iterator[None]:
+    """Afterwards the same weights are trained as before, whatever peft froze and unfroze in between."""
+    before = [(weight, weight.requires_grad) for weight in model.parameters()]
+    try:
+        yield
+    finally:
+        for weight, trained in before:
+            if weight.requires_grad != trained:
+                weight.requires_grad_(trained)
 
 
 def _forward(layer: Any, x: Tensor, *args: Any, **options: Any) -> Tensor:

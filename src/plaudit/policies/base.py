@@ -17,12 +17,14 @@ from plaudit.errors import ConfigError
 class LogProb:
     """Log-probabilities of N outputs, one per step, in nats; positions outside `mask` mean nothing and may hold anything.
 
-    `entropy` is that of the distribution at each step, where it was asked for.
+    `entropy` is that of the distribution at each step, where it was asked for; `divergence` is KL(reference || policy) there,
+    over all tokens of the vocabulary.
     """
 
     per_step: Float[Tensor, "N T"]
     mask: Bool[Tensor, "N T"]
     entropy: Float[Tensor, "N T"] | None = None
+    divergence: Float[Tensor, "N T"] | None = None
 
     def sum(self) -> Float[Tensor, " N"]:
         """``log π(y|x)``, the sum over the steps that count."""

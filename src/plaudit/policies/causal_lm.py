@@ -14,6 +14,7 @@ from torch import nn
 
 from plaudit.errors import PolicyError
 from plaudit.feedback.records import Context, Output, Producer, Tokens
+from plaudit.policies.adapters import keeping_trained
 from plaudit.policies.base import LogProb, Sample, Sampling
 from plaudit.policies.decoding import decode
 from plaudit.policies.encoding import Encoder, Sequence
@@ -142,6 +143,21 @@ class CausalLM:
         scorer = self.scorer if torch.is_grad_enabled() else _unwrapped(self.scorer)
         return padded_log_prob(scorer(batch, entropy=entropy), batch, entropy=entropy)
 
+    def divergence_of(self, sequences: Rows[Sequence]) -> LogProb:
+        """The same with the exact divergence of the frozen weights below the adapters from the policy at each step.
+
+        ``KL(p0 || π)`` over the vocabulary, with a gradient through π only. It costs one more pass of the trunk, and logits a
+        chunk at a time.
+
+        Raises:
+            PolicyError: there are no adapters, or they lie on the head.
+        """
+        batch = self.packer.batch(sequences, device=self.device)
+        scorer = self.scorer if torch.is_grad_enabled() else _unwrapped(self.scorer)
+        with self.without_adapters():
+            reference = _unwrapped(self.scorer).states(batch)
+        return padded_log_prob(scorer(batch, reference=reference), batch, divergence=True)
+
     def sample(
         self,
         contexts: Rows[Context],
@@ -227,7 +243,7 @@ class CausalLM:
             raise PolicyError(
                 "A policy without adapters has no frozen weights below it; use plaudit.policies.Reference."
             )
-        with self.model.disable_adapter():
+        with keeping_trained(self.model), self.model.disable_adapter():
             yield
 
     def _untrained(self) -> bool:

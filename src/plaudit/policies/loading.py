@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import importlib.metadata
 import io
@@ -18,7 +19,7 @@ from safetensors import SafetensorError
 from torch.utils.checkpoint import checkpoint
 
 from plaudit.errors import ConfigError, MissingExtra, PolicyError, require
-from plaudit.policies.adapters import fuse_adapters
+from plaudit.policies.adapters import adapters_in_use, fuse_adapters, keeping_trained, using_adapters
 
 QUICKSTART_MODEL = "smollm2-135m-instruct"
 DType = Literal["auto", "float32", "bfloat16"]
@@ -146,6 +147,32 @@ def add_adapters(model: Any, lora: LoRA, *, name: str = "default", seed: int) ->
     return fuse_adapters(model)
 
 
+def copy_adapters(model: Any, source: str, *, name: str) -> Any:
+    """Put further adapters on a model that start with the settings and weights of those called `source`, and are trained.
+
+    Raises:
+        PolicyError: the model has adapters of this name.
+    """
+    if name in model.peft_config:
+        raise PolicyError(f"The model has adapters called {name!r} already; make one of them on each model.")
+    # peft draws initial weights, and freezes what is not active
+    with torch.random.fork_rng(devices=[]), quiet_transformers(), keeping_trained(model):
+        model.add_adapter(name, copy.deepcopy(model.peft_config[source]))
+    weights = dict(model.named_parameters())
+    with torch.no_grad():
+        for own, weight in weights.items():
+            if f".{source}." in own:
+                weights[own.replace(f".{source}.", f".{name}.")].copy_(weight).requires_grad_(True)
+    return fuse_adapters(model)
+
+
+def freeze_untied_head(model: Any) -> None:
+    """The vocabulary's head is not used; where it is no twin of the embeddings it must not wait for a gradient."""
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is not None and head.weight is not embeddings.weight:
+        head.weight.requires_grad_(False)
+
+
 def load_adapters(model: Any, folder: Path, *, name: str = "default", trainable: bool = False) -> Any:
     """Put the adapters that lie in `folder` on a model.
 
@@ -181,13 +208,19 @@ def recompute_layers(model: Any) -> None:
             f"gradient_checkpointing: {type(model).__name__} does not say what its layers are; leave it off."
         )
     for layer in layers:
-        layer.forward = functools.partial(_forward_recomputed, layer.forward)
+        layer.forward = functools.partial(_forward_recomputed, layer, layer.forward)
 
 
-def _forward_recomputed(forward: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    if torch.is_grad_enabled():
-        return checkpoint(forward, *args, use_reentrant=False, **options)
-    return forward(*args, **options)
+def _forward_recomputed(layer: Any, forward: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """In the backward pass with the adapters of the forward pass, whichever are in use by then."""
+    if not torch.is_grad_enabled():
+        return forward(*args, **options)
+    name = adapters_in_use(layer)
+
+    def contexts() -> tuple[Any, Any]:
+        return contextlib.nullcontext(), using_adapters(layer, name) if name else contextlib.nullcontext()
+
+    return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **options)
 
 
 @contextlib.contextmanager

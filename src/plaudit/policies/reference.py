@@ -78,6 +78,13 @@ class Reference:
             per_step[row, mask[row]] = self._cache[sequence.key]
         return LogProb(per_step.to(self._policy.device), mask.to(self._policy.device))
 
+    def forget(self) -> None:
+        """Drop what was computed, for outputs that are seen in one step only.
+
+        Memory does not grow then, and a step that is done again computes every value in the batch that it had before.
+        """
+        self._cache.clear()
+
     def save(self, path: Path) -> None:
         """Write the cache to a safetensors file."""
         save_file(dict(sorted(self._cache.items())), path, metadata={"policy": json.dumps(self._policy.name)})

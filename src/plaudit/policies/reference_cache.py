@@ -41,9 +41,14 @@ _SCHEMA = (
 )
 
 
+def cache_folder() -> Path:
+    """Where what can be computed again is kept: the folder that $PLAUDIT_CACHE names, else ~/.cache/plaudit."""
+    return Path(os.environ.get("PLAUDIT_CACHE") or "~/.cache/plaudit").expanduser()
+
+
 def default_path() -> Path:
-    """``reference.db`` in the folder that $PLAUDIT_CACHE names, else in ~/.cache/plaudit."""
-    return Path(os.environ.get("PLAUDIT_CACHE") or "~/.cache/plaudit").expanduser() / "reference.db"
+    """``reference.db`` in the cache's folder."""
+    return cache_folder() / "reference.db"
 
 
 class ReferenceCache:

@@ -28,23 +28,40 @@ class TokenScorer(nn.Module):
         self.compute_dtype = compute_dtype
         self.whole_logits = False
 
-    def forward(self, batch: Batch, *, entropy: bool = False) -> Float[Tensor, "2 M"]:
+    def forward(
+        self, batch: Batch, *, entropy: bool = False, reference: Float[Tensor, "M _"] | None = None
+    ) -> Float[Tensor, "2 M"]:
         """Log-probability of each target token and the entropy there (0 where not asked for), in float32 at least.
 
-        In the order of the batch's positions.
+        In the order of the batch's positions. With what `states` gave under a reference, the divergence from it stands in
+        the entropy's place.
         """
         tokens = batch.input_ids.numel()
         count(tokens=tokens, positions=tokens if self.whole_logits else len(batch.targets))
         with autocast(self.compute_dtype, batch.input_ids.device):
-            return self._log_prob(batch, entropy)
+            states = self._states(batch)
+            if self.whole_logits:
+                return gathered(states, batch.targets, entropy=entropy, ref_logits=reference)
+            head = Head.of(causal_lm_of(self.model))
+            return token_log_prob(head, states, batch.targets, entropy=entropy, ref_hidden=reference)
 
-    def _log_prob(self, batch: Batch, entropy: bool) -> Float[Tensor, "2 M"]:
-        model = causal_lm_of(self.model)
+    @torch.no_grad()
+    def states(self, batch: Batch) -> Float[Tensor, "M _"]:
+        """What the head makes the predictions of each target of; the logits where the model's own head is asked.
+
+        Raises:
+            PolicyError: the head is trained, so that it makes another distribution of a reference's states.
+        """
+        if not (self.whole_logits or Head.of(causal_lm_of(self.model)).frozen):
+            raise PolicyError("The divergence from the reference needs a head that is not trained: use LoRA adapters.")
+        count(tokens=batch.input_ids.numel(), positions=len(batch.targets) if self.whole_logits else 0)
+        with autocast(self.compute_dtype, batch.input_ids.device):
+            return self._states(batch)
+
+    def _states(self, batch: Batch) -> Float[Tensor, "M _"]:
         if self.whole_logits:
-            logits = batch.predicting(self.model(**batch.inputs).logits)
-            return gathered(logits, batch.targets, entropy=entropy)
-        hidden = batch.predicting(decoder_of(model)(**batch.inputs).last_hidden_state)
-        return token_log_prob(Head.of(model), hidden, batch.targets, entropy=entropy)
+            return batch.predicting(self.model(**batch.inputs).logits)
+        return batch.predicting(decoder_of(causal_lm_of(self.model))(**batch.inputs).last_hidden_state)
 
     def next_logits(
         self,
@@ -108,11 +125,14 @@ def autocast(dtype: torch.dtype, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 
 
-def padded_log_prob(values: Float[Tensor, "2 M"], batch: Batch, *, entropy: bool = False) -> LogProb:
+def padded_log_prob(
+    values: Float[Tensor, "2 M"], batch: Batch, *, entropy: bool = False, divergence: bool = False
+) -> LogProb:
     """Scatter what a scorer says of a batch's positions into rows of steps."""
     rows = torch.zeros(batch.mask.shape, dtype=values.dtype, device=values.device)
     per_step = rows.masked_scatter(batch.mask, values[0])
-    return LogProb(per_step, batch.mask, rows.masked_scatter(batch.mask, values[1]) if entropy else None)
+    statistic = rows.masked_scatter(batch.mask, values[1])
+    return LogProb(per_step, batch.mask, statistic if entropy else None, statistic if divergence else None)
 
 
 def causal_lm_of(model: Any) -> Any:

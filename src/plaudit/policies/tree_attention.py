@@ -197,7 +197,8 @@ def use_tree_attention(model: Any) -> bool:
     """Let a transformers model attend over trees; False where its attention is not the library's to choose."""
     modeling = require("transformers.modeling_utils", extra="lm")
     masking = require("transformers.masking_utils", extra="lm")
-    if getattr(model.config, "_attn_implementation", None) != "sdpa":
+    own = getattr(model.config, "_attn_implementation", None)
+    if own not in ("sdpa", NAME):  # NAME: a copy of a model that does so already
         return False
     modeling.AttentionInterface.register(NAME, attend)
     masking.AttentionMaskInterface.register(NAME, masking.sdpa_mask)

@@ -1,6 +1,38 @@
 """Rewards: numbers for (context, output), learned from feedback or computed by a program; and judges that are asked."""
 
+from plaudit.rewards.adjusted import BoundedReward, EndedReward, NormalisedReward, OverlongPenalty
+from plaudit.rewards.base import FunctionReward, Reward, RewardSource, Stateful, StreamingSource
+from plaudit.rewards.judge_reward import BaselineWins, GroupWinRate, PairJudge
 from plaudit.rewards.judges import EndpointJudge, Judged
-from plaudit.rewards.reward_model import Reward, RewardModel
+from plaudit.rewards.reward_model import RewardModel
+from plaudit.rewards.value_network import ValueNetwork
+from plaudit.rewards.verifier import Finding, FunctionVerifier, Verifier, VerifierReward, verdicts
+from plaudit.rewards.weighted import Part, WeightedReward
+from plaudit.rewards.worker_reward import WorkerReward
 
-__all__ = ["EndpointJudge", "Judged", "Reward", "RewardModel"]
+__all__ = [
+    "BaselineWins",
+    "BoundedReward",
+    "EndedReward",
+    "EndpointJudge",
+    "Finding",
+    "FunctionReward",
+    "FunctionVerifier",
+    "GroupWinRate",
+    "Judged",
+    "NormalisedReward",
+    "OverlongPenalty",
+    "PairJudge",
+    "Part",
+    "Reward",
+    "RewardModel",
+    "RewardSource",
+    "Stateful",
+    "StreamingSource",
+    "ValueNetwork",
+    "Verifier",
+    "VerifierReward",
+    "WeightedReward",
+    "WorkerReward",
+    "verdicts",
+]

@@ -6,7 +6,6 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Rows
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from plaudit.errors import CheckpointError, PolicyError
 from plaudit.feedback.records import Context, Output
+from plaudit.policies.adapters import keeping_trained
 from plaudit.policies.base import by_context
 from plaudit.policies.batches import Batch
 from plaudit.policies.causal_lm import CausalLM
@@ -28,6 +28,7 @@ from plaudit.policies.loading import (
     LoRA,
     add_adapters,
     fast_dtype,
+    freeze_untied_head,
     load_adapters,
     load_model,
     load_tokenizer,
@@ -38,16 +39,9 @@ from plaudit.policies.loading import (
 from plaudit.policies.packing import Packer
 from plaudit.policies.scoring import autocast, causal_lm_of, decoder_of
 from plaudit.profiling import count, phase
+from plaudit.rewards.base import Reward
 
 ADAPTER = "reward"
-
-
-@dataclass(frozen=True, slots=True)
-class Reward:
-    """Rewards of N outputs; up is better. `per_step` is None for a reward that is given once, at the end."""
-
-    value: Float[Tensor, " N"]
-    per_step: Float[Tensor, "N T"] | None = None
 
 
 class RewardScorer(nn.Module):
@@ -120,7 +114,7 @@ class RewardModel:
         if lora is not None:
             model = add_adapters(model, lora, name=ADAPTER, seed=seed)
         else:
-            _freeze_untied_head(model)
+            freeze_untied_head(model)
         encoder = Encoder(
             tokenizer,
             max_context_tokens=max_context_tokens,
@@ -155,16 +149,17 @@ class RewardModel:
         if not others or others == [ADAPTER]:
             yield
             return
-        model.set_adapter(ADAPTER)
-        try:
-            yield
-        finally:
-            model.set_adapter(others[0])
+        with keeping_trained(model):
+            model.set_adapter(ADAPTER)
+            try:
+                yield
+            finally:
+                model.set_adapter(others[0])
 
     def reward(self, contexts: Rows[Context], outputs: Rows[Output], *, batch_size: int = 32) -> Reward:
         """Rewards of N outputs given their N contexts; no gradient."""
         sequences = [self.encoder.sequence(context, output) for context, output in zip(contexts, outputs, strict=True)]
-        return Reward(self.reward_of(sequences, batch_size=batch_size))
+        return Reward.of(self.reward_of(sequences, batch_size=batch_size))
 
     @torch.no_grad()
     def reward_of(
@@ -233,7 +228,7 @@ def _restore(folder: Path, *, dtype: DType, device: str | torch.device | None) -
         except PolicyError as error:
             raise CheckpointError(f"The reward model in {folder} is damaged: {error}") from error
     else:
-        _freeze_untied_head(model)
+        freeze_untied_head(model)
     scorer = RewardScorer(model.eval(), compute_dtype=compute_dtype, generator=torch.Generator())
     if head.shape != scorer.head.weight.shape:
         raise CheckpointError(
@@ -245,10 +240,3 @@ def _restore(folder: Path, *, dtype: DType, device: str | torch.device | None) -
     reward = RewardModel(scorer.to(place), Encoder(tokenizer, **limits, vocabulary=vocabulary_of(model)), base=base)
     reward.offset = offset
     return reward
-
-
-def _freeze_untied_head(model: Any) -> None:
-    """The vocabulary's head is not used; where it is no twin of the embeddings it must not wait for a gradient."""
-    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
-    if head is not None and head.weight is not embeddings.weight:
-        head.weight.requires_grad_(False)

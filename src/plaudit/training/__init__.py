@@ -1,8 +1,20 @@
 """Training: the one loop, its configuration, and what a run leaves on disk."""
 
+from plaudit.training.alarms import Alarm
 from plaudit.training.config import TrainingConfig
 from plaudit.training.loop import TrainingResult, train
-from plaudit.training.method import ExampleLoss, Method, Step, Trainable
+from plaudit.training.method import ExampleLoss, Method, Stateless, Step, Trainable
 from plaudit.training.run_folder import RunFolder
 
-__all__ = ["ExampleLoss", "Method", "RunFolder", "Step", "Trainable", "TrainingConfig", "TrainingResult", "train"]
+__all__ = [
+    "Alarm",
+    "ExampleLoss",
+    "Method",
+    "RunFolder",
+    "Stateless",
+    "Step",
+    "Trainable",
+    "TrainingConfig",
+    "TrainingResult",
+    "train",
+]

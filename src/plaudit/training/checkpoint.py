@@ -35,8 +35,14 @@ def trained_weights(module: nn.Module) -> dict[str, nn.Parameter]:
     return {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
 
 
-def save_checkpoint(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> Path:
-    """Write a checkpoint of trained weights, optimiser and progress into `folder`; it appears whole or not at all.
+def save_checkpoint(
+    folder: Path,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    method_state: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a checkpoint of trained weights, optimiser, progress and the method's state into `folder`, whole or not at all.
 
     Raises:
         CheckpointError: the disk is full or cannot be written.
@@ -49,7 +55,9 @@ def save_checkpoint(folder: Path, module: nn.Module, optimizer: torch.optim.Opti
         weights = {name: weight.detach().cpu().contiguous() for name, weight in trained_weights(module).items()}
         save_file(weights, temporary / "weights.safetensors")
         save_file(_optimizer_tensors(optimizer), temporary / "optimizer.safetensors")
-        hashes = {name: _sha256(temporary / name) for name in ("weights.safetensors", "optimizer.safetensors")}
+        (temporary / "method.json").write_text(json.dumps(method_state or {}))
+        names = ("weights.safetensors", "optimizer.safetensors", "method.json")
+        hashes = {name: _sha256(temporary / name) for name in names}
         (temporary / "state.json").write_text(json.dumps({"progress": asdict(progress), "sha256": hashes}, indent=2))
         for file in temporary.iterdir():
             _sync(file)
@@ -77,6 +85,11 @@ def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimi
     if optimizer is not None:
         _restore_optimizer(optimizer, load_file(path / "optimizer.safetensors"))
     return Progress(**state["progress"])
+
+
+def load_method_state(path: Path) -> dict[str, Any]:
+    """The method's state in a checkpoint that `load_checkpoint` found whole."""
+    return dict(json.loads((path / "method.json").read_text()))
 
 
 def load_weights(path: Path, module: nn.Module) -> None:

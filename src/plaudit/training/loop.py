@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from plaudit.errors import TrainingError, require
 from plaudit.profiling import phase
 from plaudit.progress import console, track
+from plaudit.training.alarms import Alarm, Watch
 from plaudit.training.checkpoint import (
     Progress,
     forget_checkpoints_after,
     latest_checkpoint,
     load_checkpoint,
+    load_method_state,
     prune_checkpoints,
     save_checkpoint,
     trained_weights,
@@ -56,6 +58,7 @@ def train(
     held_out: Sequence[ExampleT] = (),
     resume: bool = False,
     stop_after: int | None = None,
+    alarms: Sequence[Alarm] = (),
 ) -> TrainingResult:
     """Train to the end, or from the newest whole checkpoint on; the resumed run's weights equal the uninterrupted run's.
 
@@ -67,20 +70,28 @@ def train(
         held_out: examples to look at without learning from them.
         resume: continue from the newest checkpoint in `run`.
         stop_after: leave after this step with a checkpoint, as an interruption would; for tests and time limits.
+        alarms: metrics to watch; one that leaves its band is named once, and training goes on.
 
     Raises:
         TrainingError: a loss or gradient is not finite.
         CheckpointError: the checkpoint belongs to another model, or cannot be written.
     """
-    return _Loop(method, run, config, steps, held_out).run(resume=resume, stop_after=stop_after)
+    return _Loop(method, run, config, steps, held_out, Watch(alarms)).run(resume=resume, stop_after=stop_after)
 
 
 class _Loop(Generic[ExampleT]):
     def __init__(
-        self, method: Method[ExampleT], run: RunFolder, config: TrainingConfig, steps: int, held_out: Sequence[ExampleT]
+        self,
+        method: Method[ExampleT],
+        run: RunFolder,
+        config: TrainingConfig,
+        steps: int,
+        held_out: Sequence[ExampleT],
+        watch: Watch,
     ) -> None:
         accelerate = require("accelerate", extra="lm")
         self.method, self.folder, self.config, self.steps, self.held_out = method, run, config, steps, held_out
+        self.watch = watch
         self.accelerator = accelerate.Accelerator(
             cpu=not torch.cuda.is_available(), log_with=list(config.trackers) or None, project_dir=str(run.path)
         )
@@ -112,6 +123,8 @@ class _Loop(Generic[ExampleT]):
                     row = self._step(self.progress.step)
                     self.progress = replace(self.progress, step=self.progress.step + 1)
                     self._log("train", row)
+                    for sentence in self.watch.look(self.progress.step, row) if self.main else ():
+                        console.print(f"[yellow]{sentence}[/yellow]")
                     if self._due(self.config.evaluate_every):
                         early, metrics = self._look()
                     if self._due(self.config.checkpoint_every) and self.progress.step < last:
@@ -201,7 +214,8 @@ class _Loop(Generic[ExampleT]):
 
     def _checkpoint(self) -> None:
         if self.main and self.progress != self.written:
-            save_checkpoint(self.folder.checkpoints, self.module, self.optimizer, self.progress)
+            state = self.method.state()
+            save_checkpoint(self.folder.checkpoints, self.module, self.optimizer, self.progress, state)
             best = self.progress.best_step if self.config.patience else None
             prune_checkpoints(self.folder.checkpoints, keep=self.config.keep_checkpoints, also=best)
             self.written = self.progress
@@ -213,6 +227,7 @@ class _Loop(Generic[ExampleT]):
             console.print(f"[yellow]{sentence} Taking {path.name if path else 'the beginning'} instead.[/yellow]")
         if path is not None:
             self.progress = self.written = load_checkpoint(path, self.module, self.optimizer)
+            self.method.restore(load_method_state(path))
         self.accelerator.wait_for_everyone()
         if self.main:
             reached = self.progress.step if path is not None else -1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -43,6 +43,17 @@ class ExampleLoss:
     tokens: int = 0
 
 
+class Stateless:
+    """A method whose examples depend on the step alone."""
+
+    def state(self) -> Mapping[str, Any]:
+        """Nothing."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Nothing was kept."""
+
+
 class Trainable(Protocol):
     """A policy or reward model: `scorer` is the module whose parameters with `requires_grad` are trained."""
 
@@ -62,6 +73,12 @@ class Method(Protocol[ExampleT]):
 
     def collect(self, step: Step) -> Sequence[ExampleT]:
         """The examples of one optimiser step, over all processes."""
+
+    def state(self) -> Mapping[str, Any]:
+        """What a checkpoint must hold besides weights, optimiser and step, as JSON takes it."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from this state."""
 
     def loss(self, examples: Sequence[ExampleT]) -> ExampleLoss:
         """Loss of each of these examples, in their order."""

@@ -1,34 +1,33 @@
-"""Align a model with feedback: learn from it, and measure the change on contexts that were kept aside."""
+"""Align a model with feedback or a reward: learn from it, and measure the change on contexts that were kept aside."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from plaudit.errors import ConfigError
 from plaudit.evaluation import preference_accuracy
 from plaudit.evaluation.report import Row, RunReport, write_report
 from plaudit.feedback import views
 from plaudit.feedback.examples import Pair
-from plaudit.feedback.records import Context, Feedback, Output, Text
-from plaudit.methods import DPO, SFT, EncodedPair, RewardConfig, encode_demonstrations, encode_pairs
-from plaudit.policies import CausalLM, Reference, ReferenceCache, Sample
+from plaudit.feedback.records import Context, Feedback
+from plaudit.methods import DPO, SFT, EncodedPair, encode_demonstrations, encode_pairs
+from plaudit.policies import CausalLM, Reference, ReferenceCache
 from plaudit.policies import Sequence as TokenSequence
-from plaudit.policies.base import by_context
-from plaudit.profiling import phase
 from plaudit.progress import console, track
 from plaudit.rewards import RewardModel
 from plaudit.training import RunFolder, train
 from plaudit.training.randomness import batch_indices, numpy_generator
 from plaudit.workflows.answers import distinct_contexts, kept_answers
+from plaudit.workflows.comparing import log_ratios_to_start, measure_answers
 from plaudit.workflows.config import AlignConfig, to_mapping
+from plaudit.workflows.contexts import contexts_to_ask
 from plaudit.workflows.feedback_data import (
     FeedbackData,
     expect_examples,
@@ -39,10 +38,12 @@ from plaudit.workflows.feedback_data import (
     summarise,
 )
 from plaudit.workflows.judging import expect_askable, judge_endpoint, kept_judgements
-from plaudit.workflows.measure import Answers, Asked, Comparison, JudgeQuality, Utility, compare_answers
+from plaudit.workflows.measure import Answers, Asked, Comparison, JudgeQuality, Optimised, Utility, reward_gain
+from plaudit.workflows.online import OnlineLearner, share_not_judged
 from plaudit.workflows.profile import keep_profile, profiled_run
 from plaudit.workflows.reporting import begin_report, reward_curves, training_curves, with_comparison
-from plaudit.workflows.train_reward import fit_reward_model, measure_reward_model
+from plaudit.workflows.reward_models import reward_model
+from plaudit.workflows.reward_sources import check_reward, is_reward_model
 
 
 @dataclass(frozen=True)
@@ -91,85 +92,104 @@ def _align(
     assert config.run is not None
     seed = config.training.seed
     with RunFolder.begin(config.run, {"workflow": "align", **to_mapping(config)}, resuming=resuming) as run:
-        with open_feedback(config.feedback, format_name=config.format, folder=run.path) as store:
-            records = load_records(store, run, resuming=resuming)
-        data, pairs = _views(records, config)
-        expect_examples(data, held_out=config.held_out)
-        _check_judge(config)
+        records = _records(config, run, resuming=resuming)
+        data, pairs = views_of(records, config, run)
+        expect_learnable(config, data, pairs)
         run.write_feedback_ids(dict.fromkeys((*data.record_ids, *pairs.record_ids)))
         if policy is None:
             console.print(f"Loading {config.model} ...")
             policy = CausalLM.load(
                 config.model, **config.loading, gradient_checkpointing=config.gradient_checkpointing, seed=seed
             )
+        if config.online is not None:
+            policy.expect_room(config.online.max_new_tokens)
     if config.evaluation.contexts:
         policy.expect_room(config.evaluation.max_new_tokens)
+    others = () if config.contexts is not None else pairs.held_out
     asked = distinct_contexts(
-        contexts or [example.context for example in (*data.held_out, *pairs.held_out)],
+        contexts or [example.context for example in (*data.held_out, *others)],
         config.evaluation.contexts,
         seed=seed,
     )
     before = kept_answers("before", run, policy, asked, config.evaluation, seed=seed) if asked else ()
     judge, quality = _judge(config, policy, pairs, run, resuming=resuming)
-    learner = _Learner(policy, config, data, pairs, run)
+    learner: _Learner | OnlineLearner
+    if config.online is None:
+        learner = _Learner(policy, config, data, pairs, run)
+    else:
+        learner = OnlineLearner(policy, config, data, pairs, run, resuming=resuming)
     learner.learn(resuming=resuming)
     policy.save(run.model)
     after = kept_answers("after", run, policy, asked, config.evaluation, seed=seed) if asked else ()
-    comparison = answers = None
-    if asked:
-        answers = Answers(asked, before, after)
-        word = _asked(config, answers, run)
-        comparison = measure_answers(answers, judge, learner.log_ratios, policy, utility=utility, seed=seed, asked=word)
+    measured = _measure(config, learner, Answers(asked, before, after), judge, run, utility) if asked else _Measured()
     report = begin_report(
         run,
-        title=f"{config.method.upper()} on {Path(config.feedback).name}",
+        title=f"{config.method.upper()} on {config.about}",
         method=config.method,
         model=config.model,
         feedback=summarise(records, data),
         config=to_mapping(config),
         seconds=time.perf_counter() - started,
     )
-    report = with_comparison(report, comparison, answers, judge=quality, implicit=learner.implicit_accuracy())
-    judged_curves = reward_curves(RunFolder(run.path / "judge")) if judge is not None else {}
-    report = replace(report, curves={**training_curves(run), **judged_curves})
+    report = with_comparison(
+        report,
+        measured.comparison,
+        measured.answers,
+        judge=quality or learner.quality,
+        implicit=learner.implicit_accuracy(),
+        optimised=measured.optimised,
+    )
+    judged = [reward_curves(RunFolder(run.path / part)) for part in ("judge", "reward")]
+    report = replace(report, curves={**training_curves(run), **judged[0], **judged[1]})
     page, _ = write_report(report, run.path)
     keep_profile(report, run)
     console.print(f"{report.verdict}\nModel: {run.model}\nReport: {page}")
-    return AlignResult(run, page, report, comparison)
+    return AlignResult(run, page, report, measured.comparison)
 
 
-def measure_answers(
+@dataclass(frozen=True)
+class _Measured:
+    """What the answers show; nothing where none were sampled."""
+
+    answers: Answers | None = None
+    comparison: Comparison | None = None
+    optimised: Optimised | None = None
+
+
+def _measure(
+    config: AlignConfig,
+    learner: _Learner | OnlineLearner,
     answers: Answers,
     judge: RewardModel | None,
-    log_ratios: Callable[[list[TokenSequence]], list[float]] | None,
-    policy: CausalLM,
-    *,
+    run: RunFolder,
     utility: Utility | None,
-    seed: int,
-    asked: Asked | None = None,
-) -> Comparison:
-    """Let the judge score the answers before and after, or take the word of one that was asked, and compare them."""
-    after = [_as_sequence(policy, context, sample) for context, _, sample in answers.rows]
-    before = [_as_sequence(policy, context, sample) for context, sample, _ in answers.rows]
-    rewards = None
-    if judge is not None:
-        if judge.encoder.fingerprint == policy.encoder.fingerprint:
-            scored = [judge.reward_of(side) for side in (before, after)]
-        else:
-            scored = [_reward_of_text(judge, answers, side) for side in (1, 2)]
-        rewards = (scored[0].tolist(), scored[1].tolist())
-    return compare_answers(
+) -> _Measured:
+    """Compare the answers by the judge, and by the reward that was optimised where there is one."""
+    seed = config.training.seed
+    asked = _asked(config, answers, run)
+    rewards = learner.rewards(answers)
+    alone = rewards is not None and judge is None and asked is None
+    comparison = measure_answers(
         answers,
-        rewards=rewards,
-        log_ratios=None if log_ratios is None else log_ratios(after),
+        judge,
+        learner.log_ratios,
+        learner.policy,
         utility=utility,
-        generator=numpy_generator(seed, "intervals"),
+        seed=seed,
         asked=asked,
+        optimised=rewards if alone else None,
     )
+    optimised = None
+    if rewards is not None:
+        gain = reward_gain(rewards, answers, generator=numpy_generator(seed, "gain"))
+        optimised = Optimised(gain, judges=alone, not_judged=share_not_judged(run))
+    return _Measured(answers, comparison, optimised)
 
 
 class _Learner:
-    """The method on the policy, with its reference."""
+    """A method that learns from feedback as it is, on the policy, with its reference."""
+
+    quality = None
 
     def __init__(
         self,
@@ -218,9 +238,10 @@ class _Learner:
 
     def log_ratios(self, sequences: Sequence[TokenSequence]) -> list[float]:
         """log π - log π_ref of each output, summed over its tokens."""
-        reference = self._sums_under_reference(sequences)
-        with phase("forward"):
-            return (sums_of_log_prob(self.policy, sequences) - reference).tolist()
+        return log_ratios_to_start(self.policy, self.reference, self.config, sequences)
+
+    def rewards(self, answers: Answers) -> None:
+        """No reward is optimised."""
 
     def _encode(self, data: FeedbackData[Any]) -> tuple[list[Any], list[Any]]:
         encoder = self.policy.encoder
@@ -249,26 +270,36 @@ class _Learner:
         seen = {i for step in steps for i in batch_indices(count, training.batch_size, step, seed=training.seed)}
         return [self.examples[index] for index in sorted(seen)]
 
-    def _sums_under_reference(self, sequences: Sequence[TokenSequence]) -> torch.Tensor:
-        if self.policy.has_adapters:
-            return self.reference.log_prob_of(sequences).sum().cpu()
-        untrained = CausalLM.load(self.config.model, **self.config.loading)
-        with phase("reference"):
-            return sums_of_log_prob(untrained, sequences)
+
+def _records(config: AlignConfig, run: RunFolder, *, resuming: bool) -> list[Feedback]:
+    if config.feedback is None:
+        return []
+    with open_feedback(config.feedback, format_name=config.format, folder=run.path) as store:
+        return load_records(store, run, resuming=resuming)
 
 
-def _views(records: list[Feedback], config: AlignConfig) -> tuple[FeedbackData[Any], FeedbackData[Pair]]:
-    """The method's own examples, and the pairs for the judge and the policy's accuracy, split alike."""
+def views_of(
+    records: list[Feedback], config: AlignConfig, run: RunFolder | None = None
+) -> tuple[FeedbackData[Any], FeedbackData[Pair]]:
+    """The method's own examples, and the pairs for judge, reward and the policy's accuracy, split alike."""
     split = partial(split_view, held_out=config.held_out, seed=config.training.seed)
     pairs = split(config.pairs(records, ties="drop"))
+    if config.online is not None:
+        return contexts_to_ask(records, config, run), pairs
     return (pairs if config.method == "dpo" else split(views.demonstrations(records))), pairs
 
 
-def _check_judge(config: AlignConfig) -> None:
+def expect_learnable(config: AlignConfig, data: FeedbackData[Any], pairs: FeedbackData[Pair]) -> None:
+    """Raise what would keep the run from its end: nothing to learn from, or a judge or reward that cannot judge."""
+    expect_examples(data, held_out=config.held_out)
+    if config.reward is not None:
+        check_reward(config.reward)
+        if config.reward == "train":
+            expect_examples(pairs, held_out=config.held_out)
     judge = config.judge
     if (endpoint := judge_endpoint(judge, config.judge_key_env)) is not None:
         expect_askable(endpoint)
-    elif judge not in ("train", "none") and not (Path(judge).expanduser() / "reward.json").is_file():
+    elif judge not in ("train", "none") and not is_reward_model(judge):
         raise ConfigError(
             "judge: expected train, none, or the folder of a reward model (RUN/model of `plaudit train reward`), or "
             f"openai:MODEL@URL, got {judge!r}"
@@ -278,25 +309,16 @@ def _check_judge(config: AlignConfig) -> None:
 def _judge(
     config: AlignConfig, policy: CausalLM, pairs: FeedbackData[Pair], run: RunFolder, *, resuming: bool
 ) -> tuple[RewardModel | None, JudgeQuality | None]:
-    """The judge of the answers: loaded, or trained on the training side of the comparisons."""
+    """The judge of the answers, where it is a reward model and another one than is optimised."""
     if config.judge == "none" or config.judge.startswith("openai:") or (config.judge == "train" and not pairs.train):
         return None, None
-    seed = config.training.seed
-    path = run.path / "judge"
-    given = Path(config.judge).expanduser() if config.judge != "train" else path / "model"
-    if (given / "reward.json").is_file():
-        model = RewardModel.load(given, dtype=config.dtype, device=config.device)
-        held_out, _ = encode_pairs(pairs.held_out, model.encoder)
-        return model, measure_reward_model(model, held_out, seed=seed)
-    begun = (path / "config.toml").is_file()
-    judge_run = RunFolder.open(path) if begun else RunFolder.create(path, to_mapping(config))
-    if policy.has_adapters:  # the frozen weights serve both; the judge has adapters of its own
-        model = RewardModel.on(policy, config.lora, seed=seed)
-    else:
-        model = RewardModel.load(config.model, **config.loading, seed=seed)
-    training = replace(config.judge_training, seed=seed)
-    quality = fit_reward_model(model, pairs, judge_run, training, RewardConfig(), resuming=resuming and begun)
-    return model, quality
+    if config.judge == config.reward or _same_folder(config.judge, config.reward):
+        return None, None
+    return reward_model(config.judge, run.path / "judge", config, policy, pairs, resuming=resuming)
+
+
+def _same_folder(judge: str, reward: str | None) -> bool:
+    return reward is not None and Path(judge).expanduser().resolve() == Path(reward).expanduser().resolve()
 
 
 def _asked(config: AlignConfig, answers: Answers, run: RunFolder) -> Asked | None:
@@ -305,24 +327,3 @@ def _asked(config: AlignConfig, answers: Answers, run: RunFolder) -> Asked | Non
         return None
     models = (config.model, str(run.model))
     return kept_judgements(endpoint, answers, run, models=models, sampling=config.evaluation.sampling)
-
-
-@torch.no_grad()
-def sums_of_log_prob(policy: CausalLM, sequences: Sequence[TokenSequence], *, batch_size: int = 16) -> torch.Tensor:
-    """log π of each output, summed over its tokens, in portions and without a gradient."""
-    values = torch.empty(len(sequences))
-    for indices in by_context([sequence.context for sequence in sequences], batch_size):
-        values[indices] = policy.log_prob_of([sequences[index] for index in indices]).sum().cpu()
-    return values
-
-
-def _as_sequence(policy: CausalLM, context: Context, sample: Sample) -> TokenSequence:
-    ids = sample.token_ids
-    return TokenSequence(policy.encoder.context(context), ids, (True,) * len(ids))
-
-
-def _reward_of_text(judge: RewardModel, answers: Answers, side: int) -> torch.Tensor:
-    """A judge with another tokenizer reads the answers as text."""
-    rows = answers.rows
-    outputs = [Output(content=Text(text=row[side].text)) for row in rows]
-    return judge.reward([row[0] for row in rows], outputs).value

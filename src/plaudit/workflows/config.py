@@ -10,10 +10,11 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from cyclopts import Parameter
 
+from plaudit.errors import ConfigError
 from plaudit.feedback import views
 from plaudit.feedback.examples import Pair, View
 from plaudit.feedback.records import FeedbackBase
-from plaudit.methods import DPOConfig, RewardConfig, SFTConfig
+from plaudit.methods import ONLINE, DPOConfig, GRPOConfig, NFTConfig, OnPolicyConfig, RewardConfig, SFTConfig
 from plaudit.policies import LoRA, Sampling
 from plaudit.policies.loading import DType
 from plaudit.training import TrainingConfig
@@ -70,8 +71,6 @@ class ModelConfig:
     Attributes:
         model: a folder in the transformers format, a .gguf file, a name on the Hugging Face hub, or
             smollm2-135m-instruct, the quickstart's model.
-        feedback: a feedback store (a path or a postgresql:// URL), or a file of feedback in any format that
-            `plaudit import` reads.
         run: folder of the run; by default a new one in runs/.
         format: the feedback file's format, where it cannot be told from its columns.
         aspect: learn from what was said about this aspect only.
@@ -88,7 +87,6 @@ class ModelConfig:
     """
 
     model: str
-    feedback: str
     run: Path | None = None
     format: str | None = None
     aspect: str | None = None
@@ -136,44 +134,104 @@ class TrainRewardConfig(ModelConfig):
     """Settings of training a reward model.
 
     Attributes:
+        feedback: a feedback store (a path or a postgresql:// URL), or a file of feedback in any format that
+            `plaudit import` reads.
         ties: what to do with comparisons that ended in a tie: leave them out, or learn that the rewards are alike.
         training: the training loop.
         reward: the objective.
     """
 
+    feedback: str
     ties: Literal["drop", "keep"] = "keep"
     training: Annotated[TrainingConfig, Parameter(group="Training")] = TrainingConfig()
     reward: Annotated[RewardConfig, Parameter(group="Objective")] = RewardConfig()
 
 
+OFFLINE = ("dpo", "sft")
+
+
 @dataclass(frozen=True, kw_only=True)
 class AlignConfig(ModelConfig):
-    """Settings of aligning a model with feedback.
+    """Settings of aligning a model with feedback or with a reward.
 
     Attributes:
+        feedback: a feedback store (a path or a postgresql:// URL), or a file of feedback in any format that
+            `plaudit import` reads. A method that learns from its own samples can do without where it has contexts.
         method: how the model learns; see `plaudit methods`.
-        judge: who compares the answers before and after: train (a reward model, on the same feedback), none, the folder
-            of a reward model, or openai:MODEL@URL, a model behind an OpenAI-compatible address.
+        contexts: what a method that learns from its own samples asks: a file with a prompt a line (.txt), or with a prompt or
+            chat a row (.jsonl); by default the feedback's contexts.
+        reward: what such a method is rewarded by: the folder of a reward model, train (a reward model, on the feedback's
+            comparisons), or python:MODULE:FUNCTION, a trusted function of (context, output), two texts, to a number or None.
+        judge: who compares the answers before and after: train (a reward model, on the feedback's comparisons), none, the
+            folder of a reward model, or openai:MODEL@URL, a model behind an OpenAI-compatible address.
         judge_key_env: name of the environment variable with the API key of a judge behind an address.
         training: the training loop.
-        judge_training: the training loop of the judge, where it is trained.
+        judge_training: the training loop of a judge or reward that is trained.
         dpo: settings of the method dpo.
         sft: settings of the method sft.
+        grpo: settings of grpo and its variants.
+        nft: settings of nft and rft.
         evaluation: how the model is compared with where it started.
     """
 
-    method: Literal["dpo", "sft"] = "dpo"
+    feedback: str | None = None
+    method: str = "dpo"
+    contexts: Path | None = None
+    reward: str | None = None
     judge: str = "train"
     judge_key_env: str | None = None
     training: Annotated[TrainingConfig, Parameter(group="Training")] = TrainingConfig()
     judge_training: Annotated[TrainingConfig, Parameter(group="Training of the judge")] = TrainingConfig()
     dpo: Annotated[DPOConfig, Parameter(group="Method: dpo")] = DPOConfig()
     sft: Annotated[SFTConfig, Parameter(group="Method: sft")] = SFTConfig()
+    grpo: Annotated[GRPOConfig, Parameter(group="Methods: grpo, dr_grpo, dapo, gspo, cispo")] = GRPOConfig()
+    nft: Annotated[NFTConfig, Parameter(group="Methods: nft, rft")] = NFTConfig()
     evaluation: Annotated[EvaluationConfig, Parameter(group="Evaluation")] = EvaluationConfig()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         judge_endpoint(self.judge, self.judge_key_env)
+        check(self, "method", self.method in (*OFFLINE, *ONLINE), f"one of {', '.join((*OFFLINE, *ONLINE))}")
+        if self.method in OFFLINE:
+            check(self, "feedback", self.feedback is not None, f"a store or file of feedback for {self.method}")
+            for name in ("contexts", "reward"):
+                check(self, name, getattr(self, name) is None, f"nothing, since {self.method} samples no outputs")
+            return
+        check(self, "reward", self.reward is not None, "the folder of a reward model, train, or python:MODULE:FUNCTION")
+        if self.feedback is None:
+            check(self, "contexts", self.contexts is not None, "a file of what to ask, or feedback that has contexts")
+            check(self, "reward", self.reward != "train", "one that needs no feedback, or feedback to train it on")
+        for name in ("evaluate_every", "patience"):
+            value = getattr(self.training, name)
+            if value:
+                raise ConfigError(f"training.{name}: expected 0, since {self.method} has no held-out loss, got {value}")
+        _ = self.online
+
+    @property
+    def online(self) -> OnPolicyConfig | None:
+        """The settings of a method that learns from its own samples, with what its name decides; None of another.
+
+        Raises:
+            ConfigError: they contradict the method's name.
+        """
+        if (method := ONLINE.get(self.method)) is None:
+            return None
+        section, settings = next(
+            (item.name, value)
+            for item in dataclasses.fields(self)
+            if type(value := getattr(self, item.name)) is method.config
+        )
+        defaults = method.config()
+        for name, wanted in method.given.items():
+            value = getattr(settings, name)
+            if value not in (wanted, getattr(defaults, name)):
+                raise ConfigError(f"{section}.{name}: the method {self.method} has {wanted!r}, got {value!r}")
+        return dataclasses.replace(settings, **method.given)
+
+    @property
+    def about(self) -> str:
+        """A short name of what is learned from, for titles."""
+        return Path(str(self.contexts or self.feedback)).name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,8 +275,7 @@ class EvaluateConfig:
 def to_mapping(config: Any) -> dict[str, Any]:
     """A configuration as plain values, as a run's config.toml holds it."""
     values = dataclasses.asdict(config)
-    values["run"] = None if values.get("run") is None else str(values["run"])
-    return values
+    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
 
 def read_config(kind: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
@@ -227,6 +284,5 @@ def read_config(kind: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
     for item in dataclasses.fields(kind):  # type: ignore[arg-type]
         if dataclasses.is_dataclass(item.default) and isinstance(plain.get(item.name), Mapping):
             plain[item.name] = from_mapping(type(item.default), plain[item.name])
-    if plain.get("run") is not None:
-        plain["run"] = Path(plain["run"])
+    plain.update({name: Path(plain[name]) for name in ("run", "contexts") if plain.get(name) is not None})
     return from_mapping(kind, plain)

@@ -91,6 +91,7 @@ def _demo(config: DemoConfig, *, resuming: bool) -> AlignResult:
         for context, samples in zip(contexts, answers, strict=True)
         for judge in range(config.rankings_per_context)
     ]
+    assert settings.feedback is not None
     with FeedbackStore.open(settings.feedback) as store:
         stored = store.add(records)
     console.print(f"{len(stored)} rankings by {len(pool.annotators)} simulated people lie in {settings.feedback}.")

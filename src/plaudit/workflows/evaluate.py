@@ -16,8 +16,8 @@ from plaudit.policies import Sequence as TokenSequence
 from plaudit.progress import console
 from plaudit.rewards import RewardModel
 from plaudit.training import RunFolder
-from plaudit.workflows.align import measure_answers, sums_of_log_prob
 from plaudit.workflows.answers import distinct_contexts, kept_answers
+from plaudit.workflows.comparing import measure_answers, sums_of_log_prob
 from plaudit.workflows.config import EvaluateConfig, to_mapping
 from plaudit.workflows.feedback_data import new_run_folder, open_feedback, split_view, summarise
 from plaudit.workflows.judging import expect_askable, judge_endpoint, kept_judgements

@@ -34,6 +34,8 @@ from plaudit.feedback.records import Context
 from plaudit.policies import Sample
 
 Utility = Callable[[Context, str], float]
+Rewards = tuple[Sequence[float | None], Sequence[float | None]]
+"""Rewards of the answers before and after, in the order of `Answers.rows`; None where one could not be judged."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,12 @@ class Answers:
         ]
 
     @property
+    def sides(self) -> tuple[list[tuple[Context, Sample]], list[tuple[Context, Sample]]]:
+        """The (context, answer) of each pair, before and after."""
+        rows = self.rows
+        return [(context, first) for context, first, _ in rows], [(context, second) for context, _, second in rows]
+
+    @property
     def clusters(self) -> list[str]:
         """The context that each pair of answers belongs to."""
         return [context.digest for context, _, _ in self.rows]
@@ -135,6 +143,21 @@ class Asked:
 
 
 @dataclass(frozen=True)
+class Optimised:
+    """What became of the reward that was optimised.
+
+    Attributes:
+        gain: on the held-out contexts, where it could judge there.
+        judges: whether it is also what compares the answers, since there is no other judge.
+        not_judged: share of the outputs sampled in training that it could not judge.
+    """
+
+    gain: Row | None
+    judges: bool
+    not_judged: float
+
+
+@dataclass(frozen=True)
 class Comparison:
     """How the answers changed; what could not be measured is None."""
 
@@ -145,8 +168,8 @@ class Comparison:
     divergence: Divergence | None
     lengths: LengthChange
     histogram: LengthHistogram
-    before_scores: tuple[float, ...] | None
-    after_scores: tuple[float, ...] | None
+    before_scores: tuple[float | None, ...] | None
+    after_scores: tuple[float | None, ...] | None
     score_name: str
     place: Row | None = None
 
@@ -189,54 +212,54 @@ class Comparison:
 def compare_answers(
     answers: Answers,
     *,
-    rewards: tuple[Sequence[float], Sequence[float]] | None,
+    rewards: Rewards | None,
     log_ratios: Sequence[float] | None,
     utility: Utility | None,
     generator: np.random.Generator,
     asked: Asked | None = None,
+    judge_name: str = "the judge",
 ) -> Comparison:
     """Measure how answers changed.
 
     Args:
         answers: before and after.
-        rewards: the judge's rewards of the answers before and after, in the order of `Answers.rows`; None without a reward
-            model.
+        rewards: the judge's; None where it gives none.
         log_ratios: log π - log π_ref of each answer after, summed over its tokens, nats.
         utility: the true worth of an answer, where it is known.
         generator: of the intervals.
         asked: what a judge that gives no rewards says.
+        judge_name: who gives the rewards.
     """
     rows, clusters = answers.rows, answers.clusters
     n = len(rows)
     before_tokens = [len(first.token_ids) for _, first, _ in rows]
     after_tokens = [len(second.token_ids) for _, _, second in rows]
     truth = None
-    scores: tuple[Sequence[float], Sequence[float]] | None = rewards
+    scores: Rewards | None = rewards
     if utility is not None:
-        scores = (
-            [utility(context, first.text) for context, first, _ in rows],
-            [utility(context, second.text) for context, _, second in rows],
-        )
-        gain = paired_difference(scores[1], scores[0], generator=generator, clusters=clusters)
+        worth = [[utility(context, answer.text) for context, answer in side] for side in answers.sides]
+        scores = (worth[0], worth[1])
+        gain = paired_difference(worth[1], worth[0], generator=generator, clusters=clusters)
         truth = Row(
             "True utility, gain",
             gain,
             "up",
             0.0,
             f"What the annotators cannot see and the answers are worth, after minus before, on {len(answers.contexts)} "
-            f"held-out contexts: {np.mean(scores[0]):.3f} to {np.mean(scores[1]):.3f} on a scale from 0 to 1.",
+            f"held-out contexts: {np.mean(worth[0]):.3f} to {np.mean(worth[1]):.3f} on a scale from 0 to 1.",
         )
     won = controlled = change = place = None
-    if rewards is not None:
-        before, after = rewards
-        judge: RewardJudge[int, float] = from_rewards(lambda _, values: values)
-        judgements = judge_both_orders(judge, range(n), after, before)
+    gained = None if rewards is None else reward_gain(rewards, answers, generator=generator)
+    if rewards is not None and gained is not None:
+        judge: RewardJudge[int, float | None] = from_rewards(lambda _, values: values)
+        judgements = judge_both_orders(judge, range(n), rewards[1], rewards[0])
+        left_out = judgements.could_not_judge
         explanation = (
-            f"Share of {n} pairs of answers in which the judge gives the new model's the higher reward; "
-            "ties count half."
+            f"Share of {n - left_out} pairs of answers in which {judge_name} gives the new model's the higher reward; "
+            "ties count half." + (f" Could not be judged, and left out: {left_out}." if left_out else "")
         )
         won, controlled = _win_rates(judgements, explanation, answers, generator=generator)
-        change = paired_difference(after, before, generator=generator, clusters=clusters)
+        change = gained.estimate
     elif asked is not None:
         won, controlled = _win_rates(asked.judgements, asked.explain(), answers, generator=generator)
         place = asked.place_row(clusters, generator=generator)
@@ -253,10 +276,30 @@ def compare_answers(
         divergence=divergence,
         lengths=length_change(before_tokens, after_tokens, unit="tokens", generator=generator, clusters=clusters),
         histogram=length_histogram(before_tokens, after_tokens, unit="tokens"),
-        before_scores=None if scores is None else tuple(map(float, scores[0])),
-        after_scores=None if scores is None else tuple(map(float, scores[1])),
+        before_scores=None if scores is None else tuple(scores[0]),
+        after_scores=None if scores is None else tuple(scores[1]),
         score_name="true utility" if utility is not None else "reward",
         place=place,
+    )
+
+
+def reward_gain(rewards: Rewards, answers: Answers, *, generator: np.random.Generator) -> Row | None:
+    """By how much the reward that was optimised rose, over the pairs that could be judged; None where none could."""
+    pairs = zip(*rewards, answers.clusters, strict=True)
+    kept = [(first, second, name) for first, second, name in pairs if first is not None and second is not None]
+    if not kept:
+        return None
+    before, after, clusters = (list(column) for column in zip(*kept, strict=True))
+    total = len(answers.clusters)
+    left_out = total - len(kept)
+    return Row(
+        "Reward that was optimised, gain",
+        paired_difference(after, before, generator=generator, clusters=clusters),
+        "up",
+        0.0,
+        f"Mean reward of an answer after minus before, on {len(set(clusters))} held-out contexts: {np.mean(before):.3f} to "
+        f"{np.mean(after):.3f}."
+        + (f" Could not be judged, and left out: {left_out} of {total} pairs." if left_out else ""),
     )
 
 

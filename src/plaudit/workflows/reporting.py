@@ -11,7 +11,7 @@ from plaudit.evaluation.report import Curve, FeedbackSummary, Row, RunReport, Sa
 from plaudit.profiling import active
 from plaudit.training import RunFolder
 from plaudit.training.run_folder import environment, without_none
-from plaudit.workflows.measure import Answers, Comparison, JudgeQuality
+from plaudit.workflows.measure import Answers, Comparison, JudgeQuality, Optimised
 
 
 def begin_report(
@@ -56,27 +56,33 @@ def with_comparison(
     *,
     judge: JudgeQuality | None = None,
     implicit: Row | None = None,
+    optimised: Optimised | None = None,
     samples: int = 8,
 ) -> RunReport:
-    """Add how the answers changed, the judge's worth and the policy's own accuracy on held-out pairs."""
+    """Add how the answers changed, the judge's worth, and the policy's own accuracy on held-out pairs or its reward's gain."""
+    gain = optimised.gain if optimised else None
+    itself = optimised is not None and optimised.judges
     headline = [
         *(comparison.rows if comparison else ()),
+        *([gain] if gain else ()),
         *([implicit] if implicit else ()),
         *(judge.rows if judge else ()),
     ]
     warnings = find_warnings(
         headline=headline,
         feedback=report.feedback,
-        proxy_reward_change=comparison.reward_change if comparison else None,
+        proxy_reward_change=gain.estimate if gain else comparison.reward_change if comparison else None,
         utility=(comparison.utility or comparison.win_rate) if comparison else None,
         divergence=comparison.divergence if comparison else None,
         lengths=comparison.lengths if comparison else None,
         length_controlled=comparison.length_controlled if comparison else None,
         overconfidence=judge.overconfidence if judge else None,
+        judged_by_itself=itself,
+        not_judged=optimised.not_judged if optimised else 0.0,
     )
     return replace(
         report,
-        verdict=_verdict(headline),
+        verdict=_verdict(headline) + " That is by the reward that was optimised; no other judge was asked." * itself,
         headline=tuple(headline),
         reliability=judge.reliability if judge else (),
         lengths=(comparison.histogram,) if comparison else (),
@@ -87,9 +93,15 @@ def with_comparison(
 
 
 def training_curves(run: RunFolder) -> dict[str, Curve]:
-    """Loss, accuracy and margin over the steps of a run."""
+    """Loss, accuracy, rewards and the like over the steps of a run."""
     rows = run.metrics()
     named = {
+        ("train", "sampled_reward"): "Reward of the sampled outputs",
+        ("train", "not_judged"): "Sampled outputs that could not be judged",
+        ("train", "no_contrast"): "Groups whose rewards are all equal",
+        ("train", "sampled_finished"): "Sampled outputs that ended by themselves",
+        ("train", "sampled_length"): "Length of the sampled outputs",
+        ("train", "kl"): "KL to the model before, per output",
         ("train", "loss"): "Training loss",
         ("held_out", "loss"): "Held-out loss",
         ("train", "accuracy"): "Training accuracy",
@@ -97,7 +109,8 @@ def training_curves(run: RunFolder) -> dict[str, Curve]:
         ("train", "reward_margin"): "Reward margin, chosen minus rejected",
         ("train", "gradient_norm"): "Gradient norm before clipping",
     }
-    units = {"loss": "nats", "accuracy": "share"}
+    shares = ("accuracy", "not_judged", "no_contrast", "sampled_finished")
+    units = {"loss": "nats", "kl": "nats", "sampled_length": "tokens", **dict.fromkeys(shares, "share")}
     curves = {}
     for (split, metric), name in named.items():
         points = [(row["step"], row[metric]) for row in rows if row["split"] == split and metric in row]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from objectives.contract import Case
-from objectives.policy_batches import EVERY_TOKEN, MASK, agree, ours, token_batch, trl_grpo
+from objectives.policy_batches import EVERY_TOKEN, MASK, agree, ours, token_batch, trl_grpo, trl_rloo
 from plaudit.objectives.policy_gradient.clipped_ratio import ppo_clip
 from plaudit.objectives.policy_gradient.policy_gradient import policy_gradient
 from plaudit.objectives.policy_gradient.sequence_ratio import gmpo, gspo, gspo_token, luspo, sequence_ppo_clip, vespo
@@ -185,35 +185,6 @@ class TestTRL:
 
 def test_trls_rloo():
     """RLOOTrainer._compute_loss: PPO's clip on the product of all token ratios."""
-    from collections import defaultdict
-    from types import SimpleNamespace
-
-    from trl.trainer.rloo_trainer import RLOOTrainer
-
     call = token_batch(5, per="sequence")
-    leaf = call["token_log_prob"].clone().requires_grad_()
-    trainer = object.__new__(RLOOTrainer)
-    attributes = {
-        "epsilon_low": 0.2,
-        "epsilon_high": 0.3,
-        "beta": 0.0,
-        "aux_loss_enabled": False,
-        "model": SimpleNamespace(training=False),
-        "accelerator": SimpleNamespace(gather=lambda x: x, reduce=lambda x, reduction: x),
-        "_metrics": defaultdict(lambda: defaultdict(list)),
-        "_get_per_token_logps_and_entropies": lambda *_, **__: (leaf, torch.zeros_like(leaf), None),
-    }
-    for name, value in attributes.items():
-        setattr(trainer, name, value)
-    ids = MASK.long()
-    inputs = {
-        "prompt_ids": ids[:, :1],
-        "prompt_mask": ids[:, :1],
-        "completion_ids": ids,
-        "completion_mask": ids,
-        "advantages": call["advantage"],
-        "old_logps": torch.where(MASK, call["old_token_log_prob"], 0).sum(-1),
-    }
-    loss = trainer._compute_loss(None, inputs)
-    theirs = loss.detach(), torch.autograd.grad(loss, leaf)[0]
+    theirs = trl_rloo(call, epsilon_low=0.2, epsilon_high=0.3)
     agree(ours(sequence_ppo_clip, call, clip_low=0.2, clip_high=0.3), theirs)

@@ -167,8 +167,9 @@ def test_coats_recipe():
 def test_exposure_is_bayes_rule(score, prior, precision):
     density = math.sqrt(precision / (2 * math.pi)) * math.exp(-precision * score**2 / 2)
     expected = prior * density / (prior * density + 1 - prior)
-    call = (torch.tensor([score, score]).double(), torch.tensor([False, True]), torch.tensor([prior, prior]).double())
-    assert expomf_exposure(*call, precision=precision).tolist() == pytest.approx([expected, 1])
+    scores, priors = (torch.tensor([value, value], dtype=torch.float64) for value in (score, prior))
+    found = expomf_exposure(scores, torch.tensor([False, True]), priors, precision=precision)
+    assert found.tolist() == pytest.approx([expected, 1])
 
 
 def test_the_flat_priors_update_is_the_mean_and_the_betas_mode():

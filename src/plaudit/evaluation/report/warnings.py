@@ -25,6 +25,7 @@ class WarningThresholds:
         tie_share: share of the comparisons that may be ties.
         held_out: examples below which an accuracy is known to +-10 points at best.
         miscalibration: share by which confidence may exceed or miss accuracy.
+        not_judged: share of the outputs sampled in training that may have no reward.
     """
 
     divergence_nats: float = 25.0
@@ -33,6 +34,7 @@ class WarningThresholds:
     tie_share: float = 0.30
     held_out: int = 100
     miscalibration: float = 0.05
+    not_judged: float = 0.05
 
 
 def find_warnings(
@@ -45,6 +47,8 @@ def find_warnings(
     lengths: LengthChange | None = None,
     length_controlled: LengthControlledWinRate | None = None,
     overconfidence: Estimate | None = None,
+    judged_by_itself: bool = False,
+    not_judged: float = 0.0,
     thresholds: WarningThresholds | None = None,
 ) -> tuple[RunWarning, ...]:
     """Apply every rule whose figures are given, in the order of how much they change what the run means.
@@ -59,11 +63,14 @@ def find_warnings(
         lengths: growth or shrinking beyond the threshold, with an interval that excludes 0.
         length_controlled: a win that goes away when lengths are held equal.
         overconfidence: of the reward model on held-out pairs.
+        judged_by_itself: whether the reward that was optimised is also what says that the outputs got better.
+        not_judged: share of the outputs sampled in training that the reward could not judge.
         thresholds: where the rules start to speak.
     """
     limits = thresholds or WarningThresholds()
     found: list[RunWarning | None] = [
         _over_optimised(proxy_reward_change, utility),
+        _judged_by_itself() if judged_by_itself else None,
         _worse(headline),
         _far_away(divergence.k1 if isinstance(divergence, Divergence) else divergence, limits),
         _unclear(headline),
@@ -71,6 +78,7 @@ def find_warnings(
         *([] if length_controlled is None else [_won_by_length(length_controlled)]),
         *([] if feedback is None else _feedback(feedback, limits)),
         *([] if overconfidence is None else [_miscalibrated(overconfidence, limits)]),
+        _unrewarded(not_judged, limits),
     ]
     return tuple(warning for warning in found if warning is not None)
 
@@ -83,6 +91,25 @@ def _over_optimised(proxy: Estimate | None, utility: Row | None) -> RunWarning |
         f"The reward that was optimised rose by {proxy}, while {utility.name} fell to {utility.estimate}: "
         "the model learned to please the reward, not the people.",
         "Use an earlier checkpoint, raise beta, or collect feedback on this model's outputs and fit the reward anew.",
+    )
+
+
+def _judged_by_itself() -> RunWarning:
+    return RunWarning(
+        "judged by the reward that was optimised",
+        "The win rate and the gain are by the reward that the model was trained to raise: they say that training worked, "
+        "not that the outputs are better.",
+        "Let another judge compare the answers: another reward model, a model behind an address, or people.",
+    )
+
+
+def _unrewarded(share: float, limits: WarningThresholds) -> RunWarning | None:
+    if share <= limits.not_judged:
+        return None
+    return RunWarning(
+        "outputs without a reward",
+        f"{100 * share:.0f} % of the outputs sampled in training could not be judged; the model learned from the others only.",
+        "Find out why: a model can learn to give outputs that the reward cannot judge, and that is not seen in its mean.",
     )
 
 

@@ -1,0 +1,118 @@
+"""Online DPO (Guo et al., arXiv 2402.04792): DPO on fresh samples, the best of a group against the worst."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from plaudit.errors import ConfigError
+from plaudit.feedback.records import Context
+from plaudit.methods.dpo import DPO, DPOConfig
+from plaudit.methods.encoding import EncodedPair
+from plaudit.methods.on_policy import OnPolicy
+from plaudit.methods.recipe import Experience, Groups, OnPolicyConfig, Recipe, Signals, Terms, Values
+from plaudit.policies import CausalLM, Reference, Sequence
+from plaudit.rewards.base import RewardSource
+from plaudit.training import ExampleLoss, Step
+from plaudit.training.config import check
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineDPOConfig(OnPolicyConfig):
+    """Settings of online DPO; beta is the pull to the reference, kl_coefficient stays 0.
+
+    Attributes:
+        outputs_per_context: 2 is the paper's; of more, the best and the worst make the pair.
+        beta: strength of the pull to the reference.
+        label_smoothing: assumed share of wrong preferences.
+    """
+
+    outputs_per_context: int = 2
+    beta: float = 0.1
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        OnPolicyConfig.__post_init__(self)
+        _ = self.dpo
+        check(self, "kl_coefficient", self.kl_coefficient == 0, "0: beta is the pull to the reference")
+
+    @property
+    def dpo(self) -> DPOConfig:
+        """The objective's settings."""
+        return DPOConfig(beta=self.beta, label_smoothing=self.label_smoothing)
+
+
+@dataclass(frozen=True, slots=True)
+class SampledPair(EncodedPair):
+    """The best and the worst output of a group; `reward` is the mean of the whole group's."""
+
+    reward: float = 0.0
+
+
+class OnlineDPO:
+    """DPO on pairs that the policy has just sampled; the reward may be the share of wins that a judge of pairs gives."""
+
+    name = "online-dpo"
+
+    def __init__(
+        self,
+        policy: CausalLM,
+        reference: Reference,
+        reward: RewardSource,
+        contexts: Rows[Context],
+        config: OnlineDPOConfig,
+    ) -> None:
+        if not policy.has_adapters:
+            raise ConfigError(
+                "policy: online DPO asks the reference about new outputs, which LoRA adapters keep possible"
+            )
+        self.trainable = policy
+        self._dpo = DPO(policy, reference, (), config.dpo)
+        self._asking = OnPolicy(policy, reward, contexts, Recipe(self.name, _no_signals, _no_objective), config)
+
+    def collect(self, step: Step) -> list[SampledPair]:
+        """The step's pairs: of each group the best output against the worst; of equals, the first against the last."""
+        pairs = []
+        for _, group in groupby(self._asking.collect(step), key=_context):
+            ranked = sorted((experience.rollout for experience in group), key=lambda rollout: -rollout.reward)
+            best, worst = ranked[0], ranked[-1]
+            margin, mean = best.reward - worst.reward, sum(rollout.reward for rollout in ranked) / len(ranked)
+            pairs.append(SampledPair(best.sequence, worst.sequence, tie=margin == 0, margin=margin, reward=mean))
+        return pairs
+
+    def sequences(self, example: SampledPair) -> tuple[Sequence, Sequence]:
+        """Both outputs of a pair."""
+        return self._dpo.sequences(example)
+
+    def loss(self, examples: Rows[SampledPair]) -> ExampleLoss:
+        """DPO's; where no output of a step is better than another of its group, the step changes nothing."""
+        found = self._dpo.loss(examples)
+        told = {
+            "reward": found.value.new_tensor([pair.reward for pair in examples]),
+            "margin": found.value.new_tensor([pair.margin or 0.0 for pair in examples]),
+        }
+        tells = found.value.new_tensor([float(not pair.tie) for pair in examples])
+        return ExampleLoss(found.value * tells, found.weight, {**found.metrics, **told}, tokens=found.tokens)
+
+    def state(self) -> Mapping[str, Any]:
+        """The outputs that the next steps will learn from."""
+        return self._asking.state()
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on with the outputs of a checkpoint."""
+        self._asking.restore(state)
+
+
+def _context(experience: Experience) -> tuple[int, ...]:
+    return experience.rollout.sequence.context
+
+
+def _no_signals(groups: Groups) -> Signals:
+    return {"reward": groups.reward}
+
+
+def _no_objective(terms: Terms) -> Values:
+    raise NotImplementedError("Online DPO's loss is one of pairs.")

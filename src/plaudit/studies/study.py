@@ -1,0 +1,164 @@
+"""What a study is, what one arm gives, and how a claim is decided by an interval."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from collections.abc import Sequence as Rows
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from plaudit.errors import ConfigError
+from plaudit.evaluation import Estimate, EvaluationError, bootstrap_mean, paired_difference
+from plaudit.training.randomness import numpy_generator
+
+Decision = Literal["holds", "does not hold", "inconclusive"]
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What one arm may use with one seed: outputs that are sampled to learn from, and seconds on one core."""
+
+    samples: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One arm with one seed; `folder` is its own and is removed when it has ended."""
+
+    arm: str
+    seed: int
+    quick: bool
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """The arm and the seed."""
+        return f"{self.arm}-{self.seed}"
+
+
+@dataclass(frozen=True, slots=True)
+class TrialResult:
+    """What a trial found.
+
+    Attributes:
+        scores: by metric, one number for each held-out example; the same examples, in the same order, for all arms of a seed.
+        samples: outputs that it sampled to learn from.
+        figures: what else is worth keeping, by name.
+    """
+
+    scores: Mapping[str, Rows[float]]
+    samples: int
+    figures: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A claim, what was decided of it, and the interval that decided."""
+
+    claim: str
+    decision: Decision
+    estimate: Estimate
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON takes it."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """The results of all trials of a study, by arm and seed."""
+
+    found: Mapping[tuple[str, int], TrialResult]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds that were run."""
+        return tuple(sorted({seed for _, seed in self.found}))
+
+    def mean(self, arm: str, metric: str, *, unit: str = "", level: float = 0.95) -> Estimate:
+        """An arm's mean over seeds and examples; whole seeds are the independent units."""
+        values, seeds = self._scores(arm, metric)
+        return bootstrap_mean(values, clusters=seeds, unit=unit, level=level, generator=_generator(arm, metric))
+
+    def difference(self, arm: str, other: str, metric: str, *, unit: str = "", level: float = 0.95) -> Estimate:
+        """The mean of arm - other, in pairs of one seed and example; whole seeds are the independent units."""
+        (values, seeds), (others, _) = self._scores(arm, metric), self._scores(other, metric)
+        return paired_difference(
+            values, others, clusters=seeds, unit=unit, level=level, generator=_generator(arm, other, metric)
+        )
+
+    def _scores(self, arm: str, metric: str) -> tuple[Rows[float], Rows[int]]:
+        values, seeds = [], []
+        for seed in self.seeds:
+            scores = self.found[arm, seed].scores[metric]
+            values.append(np.asarray(scores, dtype=np.float64))
+            seeds.extend([seed] * len(scores))
+        return np.concatenate(values).tolist(), seeds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """A claim of a system, and how it is tried.
+
+    Attributes:
+        name: on the command line.
+        module: that holds it as STUDY.
+        arxiv: number of the paper.
+        title: the system's name.
+        setting: data, model and budgets, in a sentence.
+        criterion: what decides, in words; `judge` computes it, and the first claim that it returns decides.
+        arms: what is compared.
+        metric: which of the scores is shown for every arm, and its unit (see `Estimate`).
+        seeds: how many the full study has.
+        budget: of an arm with one seed.
+        prepare: what all arms share, done before any of them; its argument is whether the run is a quick one.
+        run: one arm with one seed.
+        judge: the claims, decided.
+    """
+
+    name: str
+    module: str
+    arxiv: str
+    title: str
+    setting: str
+    criterion: str
+    arms: tuple[str, ...]
+    metric: tuple[str, str]
+    seeds: int
+    budget: Budget
+    prepare: Callable[[bool], None]
+    run: Callable[[Trial], TrialResult]
+    judge: Callable[[Results], tuple[Finding, ...]]
+
+    def __post_init__(self) -> None:
+        if len(set(self.arms)) < max(2, len(self.arms)):
+            raise ConfigError(f"arms: expected at least two different ones to compare, got {self.arms}")
+
+
+def equivalent(claim: str, difference: Estimate, *, margin: float) -> Finding:
+    """Two one-sided tests: equal to within a margin.
+
+    At level 1 - 2 alpha, the interval inside (-margin, margin) rejects both "below -margin" and "above margin" at alpha
+    (Schuirmann 1987). Wholly outside, the claim does not hold; else the study cannot tell.
+    """
+    if not margin > 0:
+        raise EvaluationError(f"margin: expected a number > 0, got {margin}")
+    if -margin < difference.low and difference.high < margin:
+        return Finding(claim, "holds", difference)
+    apart = difference.low >= margin or difference.high <= -margin
+    return Finding(claim, "does not hold" if apart else "inconclusive", difference)
+
+
+def better(claim: str, difference: Estimate) -> Finding:
+    """Above 0: the interval lies above it; below it, the claim does not hold; else the study cannot tell."""
+    if difference.low > 0:
+        return Finding(claim, "holds", difference)
+    return Finding(claim, "does not hold" if difference.high < 0 else "inconclusive", difference)
+
+
+def _generator(*names: str) -> np.random.Generator:
+    return numpy_generator(0, "study", *names)

@@ -1,0 +1,104 @@
+"""Learning from own samples in a run: the reward that is optimised, the learner, and what became of the reward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from statistics import fmean
+
+from plaudit.feedback.examples import Pair, Posed
+from plaudit.feedback.records import Context
+from plaudit.methods import ONLINE, OnPolicy, OnPolicyConfig
+from plaudit.policies import CausalLM, Reference, Sample
+from plaudit.policies import Sequence as TokenSequence
+from plaudit.profiling import phase
+from plaudit.rewards import RewardSource
+from plaudit.training import RunFolder, TrainingConfig, train
+from plaudit.workflows.comparing import log_ratios_to_start
+from plaudit.workflows.config import AlignConfig
+from plaudit.workflows.feedback_data import FeedbackData
+from plaudit.workflows.measure import Answers, JudgeQuality, Rewards
+from plaudit.workflows.reward_models import reward_model
+from plaudit.workflows.reward_sources import function_reward, readable_by
+
+
+class OnlineLearner:
+    """A method that learns from its own samples, on the policy, with the reward that it optimises.
+
+    Attributes:
+        policy: what learns.
+        quality: what the reward's word is worth on the held-out comparisons, where it is a model and there are some.
+    """
+
+    def __init__(
+        self,
+        policy: CausalLM,
+        config: AlignConfig,
+        contexts: FeedbackData[Posed],
+        pairs: FeedbackData[Pair],
+        run: RunFolder,
+        *,
+        resuming: bool,
+    ) -> None:
+        assert config.reward is not None
+        self.policy = policy
+        self._config, self._contexts, self._run = config, contexts, run
+        self._reward: RewardSource
+        self.quality: JudgeQuality | None = None
+        if config.reward.startswith("python:"):
+            self._reward = function_reward(config.reward)
+        else:
+            path = run.path / "reward"
+            model, self.quality = reward_model(config.reward, path, config, policy, pairs, resuming=resuming)
+            self._reward = readable_by(model, policy)
+
+    def learn(self, *, resuming: bool) -> None:
+        """Train, from the newest checkpoint on when resuming."""
+        config, online = self._config, self._config.online
+        assert online is not None
+        contexts = [posed.context for posed in self._contexts.train]
+        recipe = ONLINE[config.method].recipe(online)
+        method = OnPolicy(self.policy, self._reward, contexts, recipe, online, reference=self._reference(online))
+        steps = steps_of(config.training, online, len(contexts))
+        train(method, self._run, config.training, steps=steps, resume=resuming)
+
+    def log_ratios(self, sequences: Sequence[TokenSequence]) -> list[float]:
+        """log π - log π_ref of each output, summed over its tokens."""
+        return log_ratios_to_start(self.policy, Reference(self.policy), self._config, sequences)
+
+    def implicit_accuracy(self) -> None:
+        """The policy learned from no comparison."""
+
+    def rewards(self, answers: Answers) -> Rewards:
+        """What the reward gives for the answers before and after."""
+        sampling = self._config.evaluation.sampling
+
+        def side(rows: list[tuple[Context, Sample]]) -> list[float | None]:
+            outputs = [self.policy.output(sample, sampling) for _, sample in rows]
+            with phase("reward"):
+                found = self._reward.reward([context for context, _ in rows], outputs)
+            known = (found.judged & found.value.isfinite()).tolist()
+            return [value if good else None for value, good in zip(found.value.tolist(), known, strict=True)]
+
+        before, after = answers.sides
+        return side(before), side(after)
+
+    def _reference(self, online: OnPolicyConfig) -> Reference | None:
+        """The model before; without adapters it is held in memory beside the policy, whose weights move."""
+        if not online.kl_coefficient:
+            return None
+        config, policy = self._config, self.policy
+        start = policy if policy.has_adapters else CausalLM.load(config.model, **config.loading)
+        return Reference(start, batch_size=2 * config.training.micro_batch_size)
+
+
+def steps_of(training: TrainingConfig, online: OnPolicyConfig, contexts: int) -> int:
+    """Optimiser steps in all: `epochs` passes over the contexts, `updates_per_rollout` for each asking."""
+    askings = replace(training, batch_size=online.contexts_per_rollout, max_steps=None).steps(contexts)
+    steps = askings * online.updates_per_rollout
+    return steps if training.max_steps is None else min(steps, training.max_steps)
+
+
+def share_not_judged(run: RunFolder) -> float:
+    """Of the outputs sampled in training, the share that the reward could not judge."""
+    return fmean(row["not_judged"] for row in run.metrics() if row["split"] == "train")

@@ -1,0 +1,79 @@
+"""How an interval decides a claim, and how trials become an interval."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from plaudit.errors import ConfigError
+from plaudit.evaluation import Estimate, EvaluationError
+from plaudit.studies import Results, TrialResult, better, equivalent, find_study
+
+from .toy import STUDY
+
+
+def interval(low: float, high: float) -> Estimate:
+    return Estimate(value=(low + high) / 2, low=low, high=high, n=5, level=0.9, method="")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "decision"),
+    [
+        (-0.019, 0.019, "holds"),
+        (0.005, 0.019, "holds"),  # a difference that is sure, and small
+        (-0.021, 0.001, "inconclusive"),
+        (0.01, 0.03, "inconclusive"),
+        (0.02, 0.03, "does not hold"),
+        (-0.05, -0.02, "does not hold"),
+        (-math.inf, math.inf, "inconclusive"),
+    ],
+)
+def test_two_arms_are_equivalent_if_the_interval_lies_within_the_margin(low, high, decision):
+    assert equivalent("", interval(low, high), margin=0.02).decision == decision
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "decision"),
+    [(0.001, 0.1, "holds"), (0.0, 0.1, "inconclusive"), (-0.1, 0.1, "inconclusive"), (-0.1, -0.001, "does not hold")],
+)
+def test_an_arm_is_better_if_the_interval_lies_above_zero(low, high, decision):
+    assert better("", interval(low, high)).decision == decision
+
+
+def test_a_margin_must_be_positive():
+    with pytest.raises(EvaluationError, match="margin: expected a number > 0, got 0"):
+        equivalent("", interval(0, 1), margin=0)
+
+
+def test_differences_are_taken_within_a_seed_and_seeds_are_the_independent_units():
+    """With examples as units the interval would be a fifth as wide: within a seed all examples say the same."""
+    shift = {0: 0.0, 1: 0.1, 2: 0.2}
+    found = {}
+    for seed, extra in shift.items():
+        base = [float(seed), 5.0 + seed, 10.0 + seed]
+        found["a", seed] = TrialResult({"m": [value + extra for value in base]}, 0, {})
+        found["b", seed] = TrialResult({"m": base}, 0, {})
+    difference = Results(found).difference("a", "b", "m", level=0.9)
+    assert difference.value == pytest.approx(0.1)
+    assert (difference.n, difference.clusters) == (9, 3)
+    t = 2.919986  # Student's t at 95 %, 2 degrees of freedom
+    half = math.sqrt(3 / 2) * t * math.sqrt(sum((extra - 0.1) ** 2 for extra in shift.values())) / 3
+    assert (difference.low, difference.high) == pytest.approx((0.1 - half, 0.1 + half), rel=1e-5)
+    assert Results(found).mean("b", "m").value == pytest.approx(6.0)
+
+
+def test_one_seed_gives_no_interval_and_decides_nothing():
+    found = {(arm, 0): TrialResult({"m": [0.0, 1.0]}, 0, {}) for arm in "ab"}
+    assert equivalent("", Results(found).difference("a", "b", "m"), margin=0.02).decision == "inconclusive"
+
+
+def test_a_study_compares_at_least_two_arms():
+    with pytest.raises(ConfigError, match="arms: expected at least two different ones to compare, got"):
+        replace(STUDY, arms=("one",))
+
+
+def test_an_unknown_study_suggests_the_nearest():
+    with pytest.raises(ConfigError, match=r"There is no study 'nfd'\. Did you mean nft\?"):
+        find_study("nfd")
