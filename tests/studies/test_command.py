@@ -45,7 +45,7 @@ def test_a_whole_study_goes_into_the_documentation_and_a_part_of_it_does_not(tmp
     assert main(["study", "toy"]) == 0
     text = said(capsys)
     assert "Criterion: Within 0.05." in text
-    assert "new is like old: holds, 2.1" in text
+    assert "new is like old: holds, 0.0210 [" in text
     assert "Written into docs/systems.md." in text
     assert "| Toy (0000.00000) | new is like old | **holds** |" in table.read_text()
     assert Path("docs/studies/toy.png").read_bytes() == Path("runs/study-toy/plot.png").read_bytes()

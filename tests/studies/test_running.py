@@ -72,7 +72,8 @@ def test_a_study_goes_on_with_the_trials_that_are_missing(toy):
     assert calls(toy) == sorted([*(f"{arm}-1 1" for arm in STUDY.arms), "prepare"])
     assert not is_complete(whole, STUDY)
     (toy / "calls.txt").unlink()
-    assert run(toy, seeds=2) == whole | {"environment": run(toy, seeds=2)["environment"]}
+    again = run(toy, seeds=2)
+    assert all(again[name] == value for name, value in whole.items() if name != "environment")  # which has the time
     assert not (toy / "calls.txt").exists()
 
 

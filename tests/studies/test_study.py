@@ -64,6 +64,13 @@ def test_differences_are_taken_within_a_seed_and_seeds_are_the_independent_units
     assert Results(found).mean("b", "m").value == pytest.approx(6.0)
 
 
+def test_the_interval_of_a_share_stays_within_nothing_and_all():
+    found = {("a", seed): TrialResult({"m": [share]}, 0, {}) for seed, share in enumerate((0.0, 0.1))}
+    estimate = Results(found).mean("a", "m", unit="share")
+    assert (estimate.low, estimate.value) == (0.0, 0.05)
+    assert Results(found).mean("a", "m").low < 0
+
+
 def test_one_seed_gives_no_interval_and_decides_nothing():
     found = {(arm, 0): TrialResult({"m": [0.0, 1.0]}, 0, {}) for arm in "ab"}
     assert equivalent("", Results(found).difference("a", "b", "m"), margin=0.02).decision == "inconclusive"

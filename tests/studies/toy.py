@@ -42,6 +42,6 @@ def _judge(results: Results) -> tuple[Finding, ...]:
 
 STUDY = Study(
     name="toy", module=__name__, arxiv="0000.00000", title="Toy — a study", setting="Four examples.",
-    criterion="Within 0.05.", arms=tuple(MEANS), metric=("score", "share"), seeds=3,
+    criterion="Within 0.05.", arms=tuple(MEANS), metric=("score", ""), seeds=3,
     budget=Budget(samples=10, seconds=300), prepare=_prepare, run=_run, judge=_judge,
 )  # fmt: skip

@@ -82,7 +82,10 @@ class Results:
     def mean(self, arm: str, metric: str, *, unit: str = "", level: float = 0.95) -> Estimate:
         """An arm's mean over seeds and examples; whole seeds are the independent units."""
         values, seeds = self._scores(arm, metric)
-        return bootstrap_mean(values, clusters=seeds, unit=unit, level=level, generator=_generator(arm, metric))
+        bounds = (0.0, 1.0) if unit == "share" else None
+        return bootstrap_mean(
+            values, clusters=seeds, unit=unit, level=level, bounds=bounds, generator=_generator(arm, metric)
+        )
 
     def difference(self, arm: str, other: str, metric: str, *, unit: str = "", level: float = 0.95) -> Estimate:
         """The mean of arm - other, in pairs of one seed and example; whole seeds are the independent units."""

@@ -66,7 +66,7 @@ class DecoderConfig:
     base: str | None = None
     layers: int = 4
     width: int = 128
-    demonstrations: int = 36_000
+    demonstrations: int = 41_000
     batch_size: int = 32
     learning_rate: float = 2e-3
 
