@@ -42,8 +42,8 @@ def test_strictly_on_policy_nft_and_dr_grpo_take_the_same_path_from_a_decoder_of
         return max(float((weight - other[name]).abs().max()) for name, weight in one.model.state_dict().items())
 
     assert apart(nft, dr_grpo.model.state_dict()) < 1e-5
-    assert apart(nft, start) > 1e-3
-    assert apart(nft, rft.model.state_dict()) > 1e-3
+    assert apart(nft, start) > 1e-4
+    assert apart(nft, rft.model.state_dict()) > 1e-4
 
 
 @pytest.mark.parametrize("arm", ARMS)

@@ -97,9 +97,13 @@ def arm_method(arm: str, policy: CausalLM, reward: Counting, size: Size, *, seed
 
 
 def training_config(size: Size, *, seed: int) -> TrainingConfig:
-    """The same for all arms."""
+    """The same for all arms.
+
+    With Dr. GRPO, a seed outside the study and 40 rollouts, a learning rate of 3e-4 took held-out pass@1 from 0.27 to 0.08, and
+    1e-4 to 0.25. 3e-5 is a guess below both.
+    """
     return TrainingConfig(
-        learning_rate=3e-4, schedule="constant", warmup_ratio=0.02, micro_batch_size=size.contexts * size.outputs,
+        learning_rate=3e-5, schedule="constant", warmup_ratio=0.02, micro_batch_size=size.contexts * size.outputs,
         checkpoint_every=0, seed=seed,
     )  # fmt: skip
 
