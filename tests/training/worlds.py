@@ -12,7 +12,7 @@ from torch import nn
 from plaudit.methods import DPO, DPOConfig, EncodedPair
 from plaudit.policies import CausalLM, LoRA, Reference
 from plaudit.policies import Sequence as TokenSequence
-from plaudit.training import ExampleLoss, RunFolder, Step, TrainingConfig, TrainingResult, train
+from plaudit.training import ExampleLoss, RunFolder, Stateless, Step, TrainingConfig, TrainingResult, train
 from plaudit.training.randomness import batch_indices
 
 
@@ -44,7 +44,7 @@ class Holder:
 
 
 @dataclass
-class Fit:
+class Fit(Stateless):
     """Least squares. `watch` is told every portion; `noise` adds random numbers of the global generator to the targets."""
 
     points: Sequence[Point]
