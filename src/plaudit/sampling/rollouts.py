@@ -14,7 +14,7 @@ from plaudit.errors import RewardError
 from plaudit.feedback.records import Context
 from plaudit.policies import CausalLM, Sample, Sampling, Sequence
 from plaudit.profiling import phase
-from plaudit.rewards.base import RewardSource, StreamingSource
+from plaudit.rewards.base import Reward, RewardSource, StreamingSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,14 +120,7 @@ def gather(
     with phase("reward"):
         asked = [contexts[number] for number, _ in samples]
         judged = stream.result(given) if stream else reward.reward(asked, given)
-    for name, part in {"value": judged.value, "judged": judged.judged, **judged.components}.items():
-        if part.shape != (len(samples),):
-            raise RewardError(f"{name}: expected a reward of shape [{len(samples)}], got {list(part.shape)}")
-    if samples and not bool(judged.judged.any()):
-        first = judged.errors[0] if judged.errors else "no reason was given"
-        raise RewardError(f"None of {len(samples)} outputs could be judged. The first: {first}")
-    if bool((judged.judged & ~judged.value.isfinite()).any()):
-        raise RewardError("value: expected finite rewards of the outputs that were judged, got NaN or infinite ones")
+    _expect_fit(judged, len(samples))
     baselines = {
         number: float(judged.value[place])
         for place, (number, _) in enumerate(samples)
@@ -154,6 +147,18 @@ def gather(
         }
     )
     return Gathered(whole, dropped)
+
+
+def _expect_fit(judged: Reward, count: int) -> None:
+    """Raise a `RewardError` where rewards do not fit so many outputs, or none of them could be judged."""
+    for name, part in {"value": judged.value, "judged": judged.judged, **judged.components}.items():
+        if part.shape != (count,):
+            raise RewardError(f"{name}: expected a reward of shape [{count}], got {list(part.shape)}")
+    if count and not bool(judged.judged.any()):
+        first = judged.errors[0] if judged.errors else "no reason was given"
+        raise RewardError(f"None of {count} outputs could be judged. The first: {first}")
+    if bool((judged.judged & ~judged.value.isfinite()).any()):
+        raise RewardError("value: expected finite rewards of the outputs that were judged, got NaN or infinite ones")
 
 
 def _sampled(
