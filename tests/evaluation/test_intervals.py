@@ -13,6 +13,7 @@ from plaudit.evaluation import (
     EvaluationError,
     bootstrap_mean,
     bootstrap_ratio,
+    clopper_pearson,
     paired_difference,
     permutation_p_value,
 )
@@ -253,3 +254,29 @@ class TestPrinting:
     def test_groups_and_other_levels_are_said(self):
         text = str(self.estimate(0.5, 0.4, 0.6, "share", n=640, clusters=64, level=0.9))
         assert text == "50 % [40, 60], n = 640 in 64 groups, 90 % interval"
+
+
+@pytest.mark.parametrize(
+    ("successes", "trials", "low", "high"), [(0, 10, 0.0, 0.3085), (10, 10, 0.6915, 1.0), (4, 20, 0.0573, 0.4366)]
+)
+def test_clopper_pearson_gives_the_tabulated_bounds(successes, trials, low, high):
+    found = clopper_pearson(successes, trials)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=5e-5)
+    assert found.value == successes / trials
+
+
+@given(st.integers(1, 40), st.floats(0.01, 0.99))
+def test_clopper_pearson_covers_at_least_its_level_at_any_true_share(trials, share):
+    """By enumeration of all outcomes, without drawing."""
+    covered = sum(
+        math.comb(trials, count) * share**count * (1 - share) ** (trials - count)
+        for count in range(trials + 1)
+        if not clopper_pearson(count, trials, level=0.9).excludes(share)
+    )
+    assert covered >= 0.9 - 1e-9
+
+
+@pytest.mark.parametrize(("successes", "trials", "level"), [(-1, 3, 0.9), (4, 3, 0.9), (0, 0, 0.9), (1, 2, 1.0)])
+def test_clopper_pearson_refuses_what_is_no_count(successes, trials, level):
+    with pytest.raises(EvaluationError, match="expected"):
+        clopper_pearson(successes, trials, level=level)

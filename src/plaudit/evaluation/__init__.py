@@ -4,11 +4,19 @@ What belongs here takes numbers, texts or a judge and returns an `Estimate`; not
 store.
 """
 
+from plaudit.evaluation.annotation import (
+    Leanings,
+    agreement_with,
+    krippendorff_alpha,
+    leanings,
+    leave_one_out_agreement,
+)
 from plaudit.evaluation.divergence import Divergence, divergence_from_reference
 from plaudit.evaluation.intervals import (
     Estimate,
     bootstrap_mean,
     bootstrap_ratio,
+    clopper_pearson,
     paired_difference,
     permutation_p_value,
 )
@@ -39,19 +47,25 @@ __all__ = [
     "EvaluationError",
     "Judge",
     "Judgements",
+    "Leanings",
     "LengthChange",
     "LengthControlledWinRate",
     "LengthHistogram",
     "Overoptimisation",
     "ReliabilityBin",
     "RewardJudge",
+    "agreement_with",
     "bootstrap_mean",
     "bootstrap_ratio",
     "brier_score",
+    "clopper_pearson",
     "divergence_from_reference",
     "expected_calibration_error",
     "from_rewards",
     "judge_both_orders",
+    "krippendorff_alpha",
+    "leanings",
+    "leave_one_out_agreement",
     "length_change",
     "length_controlled_win_rate",
     "length_histogram",

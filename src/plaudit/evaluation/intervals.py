@@ -259,6 +259,37 @@ def permutation_p_value(
     return (1 + count) / (1 + permutations)
 
 
+def clopper_pearson(successes: int, trials: int, *, level: float = 0.95) -> Estimate:
+    """A share of independent trials with the exact interval, which covers at least `level` of the time at any true share.
+
+    The bounds are the shares at which a tail of the binomial distribution is (1 - level) / 2: quantiles of
+    Beta(s, t - s + 1) and Beta(s + 1, t - s). It is wide; `bootstrap_mean` is for trials that come in clusters.
+
+    Args:
+        successes: 0 to `trials`.
+        trials: >= 1, independent.
+        level: of the interval.
+
+    Raises:
+        EvaluationError: a count or a level out of range.
+
+    Reference:
+        Clopper and Pearson, "The use of confidence or fiducial limits illustrated in the case of the binomial" (1934).
+    """
+    from scipy.special import betaincinv  # type: ignore[import-untyped]  # slow to import
+
+    if not 0 < level < 1:
+        raise EvaluationError(f"level: expected a share between 0 and 1 such as 0.95, got {level}")
+    if trials < 1 or not 0 <= successes <= trials:
+        raise EvaluationError(f"successes: expected 0 to the number of trials, >= 1, got {successes} of {trials}")
+    tail, failures = (1 - level) / 2, trials - successes
+    low = float(betaincinv(successes, failures + 1, tail)) if successes else 0.0
+    high = float(betaincinv(successes + 1, failures, 1 - tail)) if failures else 1.0
+    return Estimate(
+        value=successes / trials, low=low, high=high, n=trials, level=level, method="Clopper and Pearson", unit="share"
+    )
+
+
 def bootstrap_sums(rows: FloatArray, *, generator: np.random.Generator, resamples: int) -> FloatArray:
     """Column sums of `resamples` bootstrap draws of the G rows with replacement: "G K" to "resamples K".
 
@@ -284,7 +315,7 @@ def bootstrap_sums(rows: FloatArray, *, generator: np.random.Generator, resample
 
 def expanded_quantile(level: float, groups: int) -> float:
     """The quantile that replaces z: sqrt(G / (G - 1)) t_{G-1}((1 + level) / 2) (Hesterberg 2015, section 4.3)."""
-    from scipy.special import stdtrit  # type: ignore[import-untyped]  # scikit-learn brings it; slow to import
+    from scipy.special import stdtrit  # scikit-learn brings it; slow to import
 
     return math.sqrt(groups / (groups - 1)) * float(stdtrit(groups - 1, (1 + level) / 2))
 
