@@ -66,7 +66,8 @@ def problems(
         ConfigError: there is no such task, it is refused, a setting is not the task's, or it has fewer problems.
         MissingExtra: reasoning-gym is not installed.
     """
-    origin = {"task": task, "seed": derive(seed, "reasoning-gym", held_out) % 2**31, "settings": dict(settings or {})}
+    origin: dict[str, Any] = {"task": task, "seed": derive(seed, "reasoning-gym", held_out) % 2**31}
+    origin["settings"] = dict(settings or {})
     generator = _generator(task, origin["seed"], _hashable(origin["settings"]))
     found: dict[str, int] = {}
     newest = 0
@@ -98,10 +99,11 @@ def score(context: Context, output: Output) -> float:
         raise ValueError(
             f"attributes: expected {_ATTRIBUTE!r}, which says what made the problem, got {context.attributes}"
         )
-    generator = _generator(str(origin["task"]), origin["seed"], _hashable(origin["settings"]))
+    made: dict[str, Any] = dict(origin)
+    generator = _generator(made["task"], made["seed"], _hashable(made["settings"]))
     tagged = _ANSWER.findall(output.text)
     answer = (tagged[-1] if tagged else output.text).strip()
-    return float(generator.score_answer(answer=answer, entry=_problem(generator, origin["index"])))
+    return float(generator.score_answer(answer=answer, entry=generator[made["index"]]))
 
 
 def verifier() -> FunctionReward:
@@ -109,18 +111,12 @@ def verifier() -> FunctionReward:
     return FunctionReward(score, name="score")
 
 
-def _problem(generator: Any, index: Any) -> Any:
-    return generator[int(index)]
-
-
-def _hashable(settings: Any) -> tuple[tuple[str, Any], ...]:
-    return tuple(
-        (name, tuple(value) if isinstance(value, list) else value) for name, value in sorted(dict(settings).items())
-    )
+def _hashable(settings: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in sorted(settings.items()))
 
 
 @lru_cache(maxsize=64)
-def _generator(task: str, seed: Any, settings: tuple[tuple[str, Any], ...]) -> Any:
+def _generator(task: str, seed: int, settings: tuple[tuple[str, Any], ...]) -> Any:
     """The library's own data set, of which any index is a problem."""
     gym = require("reasoning_gym", extra="gym")
     if task in REFUSED:
@@ -132,6 +128,6 @@ def _generator(task: str, seed: Any, settings: tuple[tuple[str, Any], ...]) -> A
         hint = f" Did you mean {near[0]!r}?" if near else " plaudit.testbeds.reasoning_gym.tasks() lists them."
         raise ConfigError(f"task: reasoning-gym has no task {task!r}.{hint}")
     try:
-        return gym.create_dataset(task, seed=int(seed), size=2**31, **dict(settings))
+        return gym.create_dataset(task, seed=seed, size=2**31, **dict(settings))
     except (TypeError, AssertionError, ValueError) as error:
         raise ConfigError(f"settings: {dict(settings)} do not fit {task}: {error}") from error
