@@ -1,7 +1,7 @@
 """Records of facts and their summaries: a small world in which what a summary is worth is known exactly.
 
 A record is a context such as ``keapFd=``: 6 to 12 facts, each a letter for its kind (a kind occurs at most once), a capital where
-the fact is large. A summary repeats the facts that matter and leaves the others out, ``aFd``. What matters is a rule over kinds
+the fact is large. A summary repeats the facts that matter and leaves the others out, ``adF``. What matters is a rule over kinds
 and sizes that no model is told. Writers of references follow it in part: they overlook some important facts, add striking ones
 that do not matter, and mistake a size now and then. Readers, who compare summaries, go by `utility` with noise. So there is
 something to learn from comparisons that imitation of references does not teach.
@@ -75,21 +75,21 @@ def importance(fact: str) -> float:
 
 
 def ideal(context: Context) -> str:
-    """The facts whose importance is worth their length, in the record's order: no summary has a higher utility.
+    """The facts whose importance is worth their length, by their kinds: no summary has a higher utility.
 
     >>> ideal(Context(content="keapFd="))
-    'aFd'
+    'adF'
 
     Raises:
         ValueError: the context is no record.
     """
     stated = facts(context)
     total = sum(map(importance, stated))
-    return "".join(fact for fact in stated if importance(fact) > LENGTH_COST * total)
+    return "".join(fact for fact in _by_kind(stated) if importance(fact) > LENGTH_COST * total)
 
 
 def written(context: Context, *, seed: int) -> str:
-    """The reference that a writer made: facts by the writers' habits, in the record's order, with a slip now and then.
+    """The reference that a writer made: facts by the writers' habits, in the order of their kinds, with a slip now and then.
 
     It depends on the seed and the record alone. An empty one is written again.
 
@@ -98,7 +98,7 @@ def written(context: Context, *, seed: int) -> str:
     """
     said, generator = "", numpy_generator(seed, "summaries", "writer", context.text)
     while not said:
-        for fact in facts(context):
+        for fact in _by_kind(facts(context)):
             states, mistakes = generator.random(2) < (_KEPT[_sort(fact)], _MISTAKEN)
             said += (fact.swapcase() if mistakes else fact) if states else ""
     return said
@@ -119,7 +119,7 @@ def utility(context: Context, output: Output) -> float:
     number of the summary's characters, and ``false`` that of those which are no fact of the record, a wrong size included. A
     fact that is said twice is covered once and costs twice; an empty summary is worth 0.
 
-    >>> utility(Context(content="keapFd="), Output(content="aFd"))  # 9 of 10, three facts
+    >>> utility(Context(content="keapFd="), Output(content="adF"))  # 9 of 10, three facts
     0.54
 
     Raises:
@@ -177,3 +177,7 @@ def _sort(fact: str) -> str:
         if fact.lower() in kinds:
             return name
     return "trivia"
+
+
+def _by_kind(stated: list[str]) -> list[str]:
+    return sorted(stated, key=str.lower)
