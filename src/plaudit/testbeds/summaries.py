@@ -1,8 +1,8 @@
 """Records of facts and their summaries: a small world in which what a summary is worth is known exactly.
 
-A record is a context such as ``keapFd=``: 6 to 12 facts, each a letter for its kind (a kind occurs at most once), a capital where
-the fact is large. A summary repeats the facts that matter and leaves the others out, ``adF``. What matters is a rule over kinds
-and sizes that no model is told. Writers of references follow it in part: they overlook some important facts, add striking ones
+A record is a context such as ``keapFd=``: 6 to 12 facts, each a letter for its kind (a kind occurs at most once), a capital
+where the fact is large. A summary repeats the facts that matter and leaves the others out, ``adF``. What matters is a rule over
+kinds and sizes that no model is told. Writers of references follow it in part: they overlook some important facts, add striking ones
 that do not matter, and mistake a size now and then. Readers, who compare summaries, go by `utility` with noise. So there is
 something to learn from comparisons that imitation of references does not teach.
 
@@ -34,7 +34,7 @@ MAX_NEW_TOKENS = MOST_FACTS + 1
 """Room for a summary that repeats the longest record, and its end, a character a token."""
 
 GRAVE, GRADED, STRIKING = "abcd", "efghij", "kl"
-"""Kinds that always matter; that matter much where they are large; that never do, but that writers like. The rest are trivia."""
+"""Kinds that always matter; that matter much where they are large; that never do, but writers like. The rest are trivia."""
 
 IMPORTANT, SLIGHT = 3.0, 1.0
 """Importance of facts that matter, and of graded ones that are not large."""
