@@ -1,10 +1,10 @@
 """Records of facts and their summaries: a small world in which what a summary is worth is known exactly.
 
 A record is a context such as ``keapFd=``: 6 to 12 facts, each a letter for its kind (a kind occurs at most once), a capital
-where the fact is large. A summary repeats the facts that matter and leaves the others out, ``adF``. What matters is a rule over
-kinds and sizes that no model is told. Writers of references follow it in part: they overlook some important facts, add striking ones
-that do not matter, and mistake a size now and then. Readers, who compare summaries, go by `utility` with noise. So there is
-something to learn from comparisons that imitation of references does not teach.
+where the fact is large. A summary repeats the facts that matter and leaves the others out, ``adF``. What matters is a rule
+over kinds and sizes that no model is told. Writers of references follow it in part: they overlook some important facts, add
+striking ones that do not matter, and mistake a size now and then. Readers, who compare summaries, go by `utility` with noise.
+So there is something to learn from comparisons that imitation of references does not teach.
 
 Records are made on the spot; which of the two sets one belongs to is a hash of its text, so what a model learned from and what
 it is measured on never meet, whatever the seeds.
@@ -141,7 +141,9 @@ def judge() -> FunctionReward:
 def readers() -> AnnotatorPool:
     """People who compare summaries by utility with logistic noise: ``P(a over b) = sigmoid((u_a - u_b) / NOISE)``."""
     reader = Annotator("reader", {"utility": 1.0}, temperature=NOISE)
-    return AnnotatorPool((reader,), lambda context, text: {"utility": utility(context, Output(content=text))})
+    return AnnotatorPool(
+        (reader,), lambda context, text: {"utility": utility(context, Output(content=Text(text=text)))}
+    )
 
 
 def facts(context: Context) -> list[str]:
