@@ -16,6 +16,8 @@ from plaudit.methods.recipe import Experience
 from plaudit.objectives.policy_gradient import policy_gradient
 from plaudit.policies import CausalLM, LoRA, Reference
 from plaudit.rewards import FunctionReward, RewardModel, ValueNetwork
+from plaudit.testbeds import arithmetic
+from plaudit.testbeds.decoders import DecoderConfig, decoder
 from plaudit.training import RunFolder, Step, TrainingConfig, train
 
 from .test_on_policy import CONTEXTS, fresh, last_weights, low
@@ -64,6 +66,31 @@ def test_the_first_kl_is_exactly_0(tiny_model, adapters):
     found = build(policy, contexts_per_rollout=4, outputs_per_context=9).collect(Step(0, 0, 16))
     assert len(found) == 36
     assert {experience.signal["kl"] for experience in found} == {0.0}
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 64])
+def test_the_first_kl_is_exactly_0_whatever_the_reference_s_batches(tiny_model, batch_size):
+    policy = CausalLM.load(tiny_model, dtype="float32")
+    frozen = Reference(CausalLM.load(tiny_model, dtype="float32"), batch_size=batch_size)
+    config = PPOConfig(**{**SMALL, "outputs_per_context": 9})
+    method = PPO(policy, ValueNetwork.of(policy), FunctionReward(low), CONTEXTS, config, reference=frozen)
+    assert {experience.signal["kl"] for experience in method.collect(Step(0, 0, 16))} == {0.0}
+
+
+def test_the_token_that_ends_an_output_learns_although_it_may_also_be_the_padding():
+    """A testbed's tokenizer pads with the end of text: what counts is told by place, never by token."""
+    policy = CausalLM.load(decoder("arithmetic", DecoderConfig(layers=1, width=32, demonstrations=64)), dtype="float32")
+    tokenizer = policy.encoder.tokenizer
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id
+    contexts = arithmetic.problems(8, seed=0)
+    config = PPOConfig(**{**SMALL, **PLAIN, "trace": 1.0, "max_new_tokens": 12, "contexts_per_rollout": 8})
+    value = ValueNetwork.of(policy)
+    found = PPO(policy, value, FunctionReward(lambda *_: 2.0), contexts, config).collect(Step(0, 0, 16))
+    ended = [one for one in found if one.rollout.finished]
+    assert len({len(one.rollout.sequence.output) for one in ended}) > 1
+    for one in ended:
+        assert one.rollout.sequence.output[-1] == tokenizer.eos_token_id
+        assert one.per_token["advantage"] == (2.0,) * len(one.rollout.sequence.output)
 
 
 def test_the_reward_lies_at_the_last_token_and_the_pull_at_every_token(tiny_model):

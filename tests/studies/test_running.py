@@ -44,6 +44,7 @@ def test_every_arm_runs_once_with_every_seed_on_one_core_and_the_result_is_writt
     assert [finding["decision"] for finding in result["findings"]] == ["holds", "does not hold"]
     assert result["findings"][0]["estimate"]["value"] == pytest.approx(0.021)
     assert result["scores"]["score"]["good"]["value"] == pytest.approx(1.05)
+    assert {arm: scores["value"] for arm, scores in result["scores"]["bonus"].items()} == {"good": pytest.approx(1.0)}
     assert (result["quick"], result["seeds"], is_complete(result, STUDY)) == (False, [0, 1, 2], True)
     assert result["environment"]["packages"]["torch"]
     assert result["core_seconds"] > 0

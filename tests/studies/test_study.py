@@ -84,3 +84,11 @@ def test_a_study_compares_at_least_two_arms():
 def test_an_unknown_study_suggests_the_nearest():
     with pytest.raises(ConfigError, match=r"There is no study 'nfd'\. Did you mean nft\?"):
         find_study("nfd")
+
+
+def test_a_metric_is_an_arm_s_with_every_seed_or_with_none():
+    found = {("a", seed): TrialResult({"score": [0.0], **({"own": [1.0]} if seed else {})}, 0, {}) for seed in range(2)}
+    assert Results(found).has("a", "score")
+    assert not Results(found).has("a", "other")
+    with pytest.raises(ConfigError, match=r"scores of a: expected 'own' with every seed or none, got it with \[1\]"):
+        Results(found).has("a", "own")

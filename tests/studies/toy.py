@@ -30,7 +30,8 @@ def _run(trial: Trial) -> TrialResult:
         time.sleep(600)
     values = [MEANS[trial.arm] + 0.001 * trial.seed * (trial.arm == "new") + 0.1 * example for example in range(4)]
     samples = 11 if (folder / f"greedy-{trial.name}").exists() else 10
-    return TrialResult({"score": values}, samples, {"before": 0.25})
+    own = {"bonus": [0.5, 1.5]} if trial.arm == "good" else {}
+    return TrialResult({"score": values, **own}, samples, {"before": 0.25})
 
 
 def _judge(results: Results) -> tuple[Finding, ...]:

@@ -10,7 +10,7 @@ import torch
 from plaudit.errors import ConfigError
 from plaudit.policies import CausalLM
 from plaudit.testbeds import arithmetic, decoders
-from plaudit.testbeds.decoders import DecoderConfig, decoder
+from plaudit.testbeds.decoders import TESTBEDS, DecoderConfig, decoder
 
 SMALL = DecoderConfig(layers=1, width=32, demonstrations=64, batch_size=16)
 
@@ -104,7 +104,7 @@ def test_another_model_takes_its_place(cache, tiny_model):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: decoder("arithmetics"), "testbed: expected one of arithmetic, arithmetic-unequal, got 'arithmetics'"),
+        (lambda: decoder("arithmetics"), f"testbed: expected one of {', '.join(TESTBEDS)}, got 'arithmetics'"),
         (lambda: DecoderConfig(layers=0), "layers: expected a whole number >= 1, got 0"),
         (lambda: DecoderConfig(width=100), "width: expected a multiple of 32, got 100"),
     ],

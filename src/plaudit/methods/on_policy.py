@@ -191,10 +191,11 @@ class OnPolicy:
 
     @torch.no_grad()
     def _log_probs(self, rollouts: Rows[Rollout]) -> list[tuple[float, ...]]:
-        """Log-probabilities under the policy as it is, in the batches that a `Reference` makes: equal weights, equal values."""
+        """Log-probabilities under the policy as it is, in the batches of the reference: equal weights, equal values."""
+        size = 16 if self._reference is None else self._reference.batch_size
         distinct = list({rollout.sequence.key: rollout.sequence for rollout in rollouts}.values())
         values: dict[str, tuple[float, ...]] = {}
-        for indices in by_context([sequence.context for sequence in distinct], 16):
+        for indices in by_context([sequence.context for sequence in distinct], size):
             with phase("forward"):
                 found = self.policy.log_prob_of([distinct[index] for index in indices])
             for index, row, mask in zip(indices, found.per_step, found.mask, strict=True):

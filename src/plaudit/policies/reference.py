@@ -34,11 +34,14 @@ class Reference:
         batch_size: sequences that are computed at once.
         shared: what other runs computed under the same weights and settings is taken from here, and what is new goes there.
             Such values are equal to own ones up to rounding, since other sequences shared their batch.
+
+    Attributes:
+        batch_size: sequences that are computed at once; who wants bit-equal values of equal weights makes the same batches.
     """
 
     def __init__(self, policy: CausalLM, *, batch_size: int = 16, shared: ReferenceCache | None = None) -> None:
         self._policy = policy
-        self._batch_size = batch_size
+        self.batch_size = batch_size
         self._shared = shared
         self._fingerprint: bytes | None = None
         self._cache: dict[str, Tensor] = {}
@@ -57,7 +60,7 @@ class Reference:
             missing = self._missing(missing)
         if progress and len(missing) < len(sequences):
             progress(len(sequences) - len(missing))
-        for indices in by_context([sequence.context for sequence in missing], self._batch_size):
+        for indices in by_context([sequence.context for sequence in missing], self.batch_size):
             batch = [missing[index] for index in indices]
             values = self._compute(batch)
             for sequence, row, mask in zip(batch, values.per_step.cpu(), values.mask.cpu(), strict=True):

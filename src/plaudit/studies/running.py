@@ -139,14 +139,16 @@ def _load(run: RunFolder, study: Study, arm: str, seed: int, quick: bool) -> Tri
 def _decided(study: Study, results: Results) -> dict[str, Any]:
     findings = study.judge(results)
     metric, unit = study.metric
-    names = list(next(iter(results.found.values())).scores)
+    names = list(dict.fromkeys(name for trial in results.found.values() for name in trial.scores))
     return {
         "verdict": findings[0].decision,
         "seeds": list(results.seeds),
         "findings": [_finite(finding.as_json()) | {"text": str(finding.estimate)} for finding in findings],
         "scores": {
             name: {
-                arm: _finite(asdict(results.mean(arm, name, unit=unit if name == metric else ""))) for arm in study.arms
+                arm: _finite(asdict(results.mean(arm, name, unit=unit if name == metric else "")))
+                for arm in study.arms
+                if results.has(arm, name)
             }
             for name in names
         },

@@ -45,7 +45,8 @@ class TrialResult:
     """What a trial found.
 
     Attributes:
-        scores: by metric, one number for each held-out example; the same examples, in the same order, for all arms of a seed.
+        scores: by metric, one number for each held-out example; the same examples, in the same order, for all arms of a seed
+            that have the metric. An arm of which a metric says nothing leaves it out.
         samples: outputs that it sampled to learn from.
         figures: what else is worth keeping, by name.
     """
@@ -78,6 +79,17 @@ class Results:
     def seeds(self) -> tuple[int, ...]:
         """The seeds that were run."""
         return tuple(sorted({seed for _, seed in self.found}))
+
+    def has(self, arm: str, metric: str) -> bool:
+        """Whether an arm has a metric.
+
+        Raises:
+            ConfigError: it has it with some seeds only.
+        """
+        having = [seed for seed in self.seeds if metric in self.found[arm, seed].scores]
+        if having and len(having) < len(self.seeds):
+            raise ConfigError(f"scores of {arm}: expected {metric!r} with every seed or none, got it with {having}")
+        return bool(having)
 
     def mean(self, arm: str, metric: str, *, unit: str = "", level: float = 0.95) -> Estimate:
         """An arm's mean over seeds and examples; whole seeds are the independent units."""
