@@ -46,7 +46,7 @@ def meteor(reference: str, hypothesis: str) -> float:
     precision, recall = len(matches) / len(said), len(matches) / len(wanted)
     mean = (1 + RECALL_WEIGHT) * precision * recall / (recall + RECALL_WEIGHT * precision)
     chunks = 1 + sum(late != (early[0] + 1, early[1] + 1) for early, late in pairwise(matches))
-    return mean * (1 - CHUNK_PENALTY * (chunks / len(matches)) ** CHUNK_POWER)
+    return mean * float(1 - CHUNK_PENALTY * (chunks / len(matches)) ** CHUNK_POWER)
 
 
 def meteor_similarity(texts: Rows[str]) -> list[float]:
