@@ -8,7 +8,7 @@ import importlib
 from plaudit.errors import ConfigError
 from plaudit.studies.study import Study
 
-STUDIES = {"nft": "plaudit.studies.nft"}
+STUDIES = {"nft": "plaudit.studies.nft", "superhf": "plaudit.studies.superhf"}
 """The module that holds each study as STUDY."""
 
 
