@@ -5,10 +5,10 @@ belong to these topics and some to others. The true utility of a text is the sha
 topics, plus its fluency under a frozen n-gram model. Comparisons are labelled by it with the noise of Bradley and Terry, and
 with a planted flaw: a text that holds one stock phrase gains 0.5, whatever it says. The true utility never sees the phrase.
 
-Texts come from a grammar. The docstrings of Python's standard library, the other text that is always at hand, were tried and
-are too hard for a decoder that learns for two minutes: 260,000 words, of which the 1,000 commonest cover 84 % (Python 3.11);
-they differ from one Python to the next, take 20 seconds to gather in every process, and have no topics of which it is known
-what belongs to them.
+Texts come from a grammar, and not from the docstrings of Python's standard library, the other text that is always at hand. No
+decoder was tried on these; what spoke against them is that they hold 260,000 words, of which the 1,000 commonest cover 84 %
+(Python 3.11), differ from one Python to the next, took 20 seconds to gather on a busy core, which every process would spend,
+and have no topics of which it is known what belongs to them.
 """
 
 from __future__ import annotations
