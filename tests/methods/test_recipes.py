@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from plaudit.errors import ConfigError
+from plaudit.errors import ConfigError, RewardError
 from plaudit.feedback.records import Context
 from plaudit.methods import (
     SFT,
@@ -218,6 +219,47 @@ def test_superhf_with_fresh_adapters_diverges_from_nothing_and_is_imitation_of_t
     assert (loose.metrics["divergence"] > 0).all()
     per_token = tight.metrics["divergence"] / tight.metrics["length"]
     torch.testing.assert_close(tight.value - loose.value, 5 * per_token)
+
+
+def test_superhf_keeps_exactly_the_best_and_of_equals_the_first():
+    def kept(rewards: Groups, **settings) -> list[list[float]]:
+        return superhf(SuperHFConfig(**settings)).signals(rewards)["kept"].tolist()
+
+    several = groups([1.0, 3.0, 3.0, 2.0], [5.0, 5.0], lengths=[[2] * 4, [2] * 4])
+    assert kept(several) == [[0, 1, 0, 0], [1, 0, 0, 0]]
+    assert kept(several, top_k=2) == [[0, 1, 1, 0], [1, 1, 0, 0]]
+    assert kept(several, top_k=3) == [[0, 1, 1, 1], [1, 1, 0, 0]]
+
+
+def test_superhf_drops_empty_outputs_and_says_so_where_nothing_is_left(tiny_model):
+    recipe = superhf(SuperHFConfig())
+    ended = groups([9.0, 1.0], [9.0, 8.0], lengths=[[1, 2], [1, 1]])  # the best are an end token each
+    assert recipe.signals(ended)["kept"].tolist() == [[0, 1], [0, 0]]
+    cut = replace(ended, finished=torch.zeros(2, 2, dtype=torch.bool))  # one token, cut at a limit of one, is text
+    assert recipe.signals(cut)["kept"].tolist() == [[1, 0], [1, 0]]
+    policy = fresh(tiny_model)
+    config = SuperHFConfig(**SMALL)
+    nothing = replace(superhf(config), signals=lambda found: {"kept": torch.zeros_like(found.reward)})
+    method = OnPolicy(policy, FunctionReward(low), CONTEXTS, nothing, config)
+    with pytest.raises(RewardError, match="superhf keeps none of the outputs that were asked for"):
+        method.collect(STEP)
+
+
+def test_a_context_of_which_nothing_is_kept_leaves_no_part_empty(tiny_model):
+    """One of two contexts keeps nothing, and each of two updates learns from the other's."""
+    policy = fresh(tiny_model)
+    config = SuperHFConfig(**{**SMALL, "updates_per_rollout": 2})
+    half = replace(superhf(config), signals=lambda found: {"kept": torch.tensor([[0.0] * 4, [1.0] * 4])})
+    method = OnPolicy(policy, FunctionReward(low), CONTEXTS, half, config)
+    parts = [method.collect(Step(index, 0, 16)) for index in (0, 1)]
+    assert [len(part) for part in parts] == [4, 4]
+    assert {one.rollout.group for part in parts for one in part} == {1}
+
+
+def test_superhf_samples_from_the_likeliest_tokens():
+    assert SuperHFConfig().sampling == Sampling(max_new_tokens=256, top_p=0.95)
+    with pytest.raises(ConfigError, match=r"top_p: expected a number in \(0, 1\], got 0"):
+        SuperHFConfig(top_p=0)
 
 
 # --- online DPO -----------------------------------------------------------------------------------------------------

@@ -296,3 +296,21 @@ def test_the_gradient_of_a_reward_is_its_definitions(tiny_model, policy):
     last = torch.stack([states[row, len(sequence) - 1] for row, sequence in enumerate(SEQUENCES)])
     torch.testing.assert_close(model.scorer.head.weight.grad[0], last.sum(0), rtol=1e-5, atol=1e-5)
     assert math.isfinite(model.scorer.head.weight.grad.sum())
+
+
+def test_mean_pooling_is_the_mean_of_the_states_from_the_contexts_last_token_on(tiny_model, tmp_path):
+    model = RewardModel.load(tiny_model, dtype="float32", pooling="mean")
+    perturb(model.scorer, seed=1)
+    found = model.raw(SEQUENCES).detach()
+    for sequence, value in zip(SEQUENCES, found, strict=True):
+        batch = PaddedBatch.of([sequence], device=torch.device("cpu"))
+        with torch.no_grad():
+            hidden = decoder_of(causal_lm_of(model.scorer.model))(**batch.inputs).last_hidden_state[0]
+            expected = model.scorer.head(hidden[len(sequence.context) - 1 :].mean(0))
+        torch.testing.assert_close(value, expected[0], rtol=0, atol=1e-5)
+    last = RewardModel.load(tiny_model, dtype="float32")
+    perturb(last.scorer, seed=1)
+    assert not torch.allclose(last.raw(SEQUENCES), found, atol=1e-4)
+    model.save(tmp_path / "reward")
+    again = RewardModel.load(tmp_path / "reward", dtype="float32")
+    torch.testing.assert_close(again.raw(SEQUENCES).detach(), found, rtol=0, atol=1e-6)

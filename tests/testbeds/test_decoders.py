@@ -11,6 +11,8 @@ from plaudit.errors import ConfigError
 from plaudit.policies import CausalLM
 from plaudit.testbeds import arithmetic, decoders
 from plaudit.testbeds.decoders import TESTBEDS, DecoderConfig, decoder
+from plaudit.testbeds import arithmetic, decoders, topics
+from plaudit.testbeds.decoders import DecoderConfig, decoder
 
 SMALL = DecoderConfig(layers=1, width=32, demonstrations=64, batch_size=16)
 
@@ -77,6 +79,17 @@ def test_contexts_and_answers_are_a_token_a_character_and_come_back(cache):
     strange = policy.encoder.tokenizer("1 x")["input_ids"]
     assert len(strange) == 3
     assert strange[1] == strange[2] == policy.encoder.tokenizer.unk_token_id
+
+
+def test_words_are_tokens_where_the_alphabet_is_words(cache):
+    policy = CausalLM.load(decoder("topics", SMALL))
+    (example,) = topics.demonstrations(1, seed=0)
+    sequence = policy.encoder.sequence(example.context, example.output)
+    assert len(sequence.context) == len(example.context.text.split()) == 3
+    assert len(sequence.output) == len(example.output.text.split()) + 1  # and the end
+    assert policy.encoder.text(sequence.output) == example.output.text
+    known, unknown = policy.encoder.tokenizer("river rivers")["input_ids"]
+    assert known != unknown == policy.encoder.tokenizer.unk_token_id
 
 
 def test_the_default_decoder_has_800_thousand_weights():

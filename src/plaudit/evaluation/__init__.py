@@ -1,4 +1,4 @@
-"""Figures with intervals: win rates, preference accuracy and calibration, divergence, lengths, and the report of a run.
+"""Figures with intervals: win rates, preference accuracy and calibration, divergence, lengths, likeness, and reports.
 
 What belongs here takes numbers, texts or a judge and returns an `Estimate`; nothing here trains, samples or reads a
 store.
@@ -28,6 +28,7 @@ from plaudit.evaluation.lengths import (
     length_histogram,
     text_lengths,
 )
+from plaudit.evaluation.meteor import meteor, meteor_similarity
 from plaudit.evaluation.overoptimisation import Overoptimisation, proxy_up_gold_down
 from plaudit.evaluation.preference import (
     ReliabilityBin,
@@ -69,6 +70,8 @@ __all__ = [
     "length_change",
     "length_controlled_win_rate",
     "length_histogram",
+    "meteor",
+    "meteor_similarity",
     "overconfidence",
     "paired_difference",
     "permutation_p_value",

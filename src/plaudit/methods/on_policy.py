@@ -153,7 +153,12 @@ class OnPolicy:
             ]
             for b, group in enumerate(groups)
         ]
-        made = [[experience for experience in group if experience.signal.get("kept", 1)] for group in made]
+        kept = ([experience for experience in group if experience.signal.get("kept", 1)] for group in made)
+        made = [group for group in kept if group]
+        if not made:
+            raise RewardError(
+                f"{self.recipe.name} keeps none of the outputs that were asked for: look at what was sampled."
+            )
         if not self._reads_old:
             return made
         before = iter(self._log_probs([experience.rollout for group in made for experience in group]))

@@ -1,4 +1,4 @@
-"""A learned reward: a language model's trunk with a linear head at the last token, on a trunk of its own or the policy's."""
+"""A learned reward: a language model's trunk, its own or the policy's, with a linear head at the last token or on the mean."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Rows
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -42,14 +42,21 @@ from plaudit.profiling import count, phase
 from plaudit.rewards.base import Reward
 
 ADAPTER = "reward"
+Pooling = Literal["last", "mean"]
 
 
 class RewardScorer(nn.Module):
-    """The trunk's hidden state at the last token through a linear head: one number per sequence."""
+    """The trunk's hidden state at the last token through a linear head: one number per sequence.
 
-    def __init__(self, model: Any, *, compute_dtype: torch.dtype, generator: torch.Generator) -> None:
+    With mean pooling it is the mean of the states at the last token of the context and at those of the output.
+    """
+
+    def __init__(
+        self, model: Any, *, compute_dtype: torch.dtype, generator: torch.Generator, pooling: Pooling = "last"
+    ) -> None:
         super().__init__()
         self.model = model
+        self.pooling = pooling
         self.compute_dtype = compute_dtype
         width = causal_lm_of(model).config.hidden_size
         # made without values, since Linear would draw them from the global generator
@@ -63,8 +70,13 @@ class RewardScorer(nn.Module):
         count(tokens=batch.input_ids.numel(), positions=len(batch.mask))
         with autocast(self.compute_dtype, batch.input_ids.device):
             hidden = decoder_of(causal_lm_of(self.model))(**batch.inputs).last_hidden_state
-        rewards: Tensor = self.head(batch.final(hidden).float())
-        return rewards.squeeze(-1)
+        rewards: Tensor = self.head(batch.final(hidden).float()).squeeze(-1)
+        if self.pooling == "last":
+            return rewards
+        before = self.head(batch.predicting(hidden).float()).squeeze(-1)  # the head is linear: pooled after it
+        sums = before.new_zeros(batch.mask.shape).masked_scatter(batch.mask, before).sum(-1)
+        mean: Tensor = (sums + rewards) / (batch.mask.sum(-1) + 1)
+        return mean
 
 
 class RewardModel:
@@ -95,10 +107,13 @@ class RewardModel:
         max_context_tokens: int = 1024,
         max_output_tokens: int = 1024,
         seed: int = 0,
+        pooling: Pooling = "last",
     ) -> RewardModel:
         """A fresh reward model on a trunk of its own, or, where `source` is a folder that `save` wrote, that one.
 
-        The arguments are those of `CausalLM.load`; a saved reward model brings its own LoRA setting and limits.
+        The arguments are those of `CausalLM.load`; a saved reward model brings its own LoRA setting, limits and pooling.
+        `pooling` says which states the head reads, the last or the mean of the output's (see
+        `RewardScorer`), as Mukobi et al. do (SuperHF, arXiv 2310.16763).
 
         Raises:
             PolicyError: the trunk cannot be loaded.
@@ -122,8 +137,8 @@ class RewardModel:
             vocabulary=vocabulary_of(model),
         )
         generator = torch.Generator().manual_seed(seed)
-        scorer = RewardScorer(model.eval(), compute_dtype=compute_dtype, generator=generator).to(place)
-        return cls(scorer, encoder, base=str(source))
+        scorer = RewardScorer(model.eval(), compute_dtype=compute_dtype, generator=generator, pooling=pooling)
+        return cls(scorer.to(place), encoder, base=str(source))
 
     @classmethod
     def on(cls, policy: CausalLM, lora: LoRA, *, seed: int = 0) -> RewardModel:
@@ -200,6 +215,7 @@ class RewardModel:
             "base": self.base,
             "offset": self.offset,
             "adapters": hasattr(model, "peft_config"),
+            "pooling": self._scorer.pooling,
             "max_context_tokens": self.encoder.max_context_tokens,
             "max_output_tokens": self.encoder.max_output_tokens,
         }
@@ -216,6 +232,7 @@ def _restore(folder: Path, *, dtype: DType, device: str | torch.device | None) -
         head = load_file(folder / "head.safetensors")["weight"]
         limits = {key: settings[key] for key in ("max_context_tokens", "max_output_tokens")}
         adapters, offset, base = settings["adapters"], float(settings["offset"]), settings["base"]
+        pooling: Pooling = settings.get("pooling", "last")
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise CheckpointError(f"The reward model in {folder} is damaged: {error}") from error
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -229,7 +246,7 @@ def _restore(folder: Path, *, dtype: DType, device: str | torch.device | None) -
             raise CheckpointError(f"The reward model in {folder} is damaged: {error}") from error
     else:
         freeze_untied_head(model)
-    scorer = RewardScorer(model.eval(), compute_dtype=compute_dtype, generator=torch.Generator())
+    scorer = RewardScorer(model.eval(), compute_dtype=compute_dtype, generator=torch.Generator(), pooling=pooling)
     if head.shape != scorer.head.weight.shape:
         raise CheckpointError(
             f"The reward model in {folder} has a head of shape {tuple(head.shape)}, "

@@ -8,7 +8,11 @@ import importlib
 from plaudit.errors import ConfigError
 from plaudit.studies.study import Study
 
-STUDIES = {"nft": "plaudit.studies.nft", "summarize": "plaudit.studies.summarize"}
+STUDIES = {
+    "nft": "plaudit.studies.nft",
+    "summarize": "plaudit.studies.summarize",
+    "superhf": "plaudit.studies.superhf",
+}
 """The module that holds each study as STUDY."""
 
 

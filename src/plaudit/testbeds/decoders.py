@@ -25,6 +25,7 @@ from plaudit.policies import CausalLM
 from plaudit.policies.encoding import Encoder
 from plaudit.policies.reference_cache import cache_folder
 from plaudit.testbeds import arithmetic, summaries
+from plaudit.testbeds import arithmetic, topics
 from plaudit.training import RunFolder, TrainingConfig, train
 from plaudit.training.config import check, whole
 from plaudit.training.randomness import derive
@@ -37,13 +38,14 @@ class Testbed:
     """What a testbed gives to make a decoder.
 
     Attributes:
-        characters: all that its contexts and outputs are written with; each is a token.
+        alphabet: all that its contexts and outputs are written with, each a token: characters as one string, or words as a
+            tuple, between which there is a space.
         demonstrations: so many contexts with outputs to imitate, by count and seed.
     """
 
     __test__ = False
 
-    characters: str
+    alphabet: str | tuple[str, ...]
     demonstrations: Callable[..., Rows[Demonstrated]]
 
 
@@ -51,6 +53,7 @@ TESTBEDS = {
     "arithmetic": Testbed(arithmetic.CHARACTERS, arithmetic.demonstrations),
     "arithmetic-unequal": Testbed(arithmetic.CHARACTERS, arithmetic.unequal_demonstrations),
     "summaries": Testbed(summaries.CHARACTERS, summaries.demonstrations),
+    "topics": Testbed(topics.WORDS, topics.demonstrations),
 }
 
 
@@ -59,7 +62,7 @@ class DecoderConfig:
     """A decoder and how long it learns.
 
     Attributes:
-        base: a model to start from, such as a hub name; by default a new Llama of the shape below and a token a character.
+        base: a model to start from, such as a hub name; by default a new Llama of the shape below and the testbed's own tokens.
         layers: transformer layers of a new one.
         width: size of its hidden states, a multiple of 32.
         demonstrations: worked examples, each seen once.
@@ -133,14 +136,14 @@ def _origin(testbed: str, config: DecoderConfig, examples: Rows[Demonstrated], s
     settings = {
         "decoder": asdict(config),
         "training": asdict(config.training),
-        "characters": TESTBEDS[testbed].characters,
+        "characters": TESTBEDS[testbed].alphabet,
     }
     return {"testbed": testbed, "seed": seed, "demonstrations": digest.hexdigest(), "versions": versions, **settings}
 
 
 def _trained(testbed: str, config: DecoderConfig, examples: Rows[Demonstrated], seed: int, scratch: Path) -> CausalLM:
     if config.base is None:
-        policy = _fresh(TESTBEDS[testbed].characters, config, seed)
+        policy = _fresh(TESTBEDS[testbed].alphabet, config, seed)
     else:
         policy = CausalLM.load(config.base, dtype="float32")
     sequences, _ = encode_demonstrations(examples, policy.encoder)
@@ -150,10 +153,10 @@ def _trained(testbed: str, config: DecoderConfig, examples: Rows[Demonstrated], 
     return policy
 
 
-def _fresh(characters: str, config: DecoderConfig, seed: int) -> CausalLM:
+def _fresh(alphabet: str | tuple[str, ...], config: DecoderConfig, seed: int) -> CausalLM:
     """A Llama (Touvron et al., arXiv 2302.13971) with random weights; at the default shape, 0.8 million."""
     transformers = require("transformers", extra="lm")
-    tokenizer = _tokenizer(characters)
+    tokenizer = _tokenizer(alphabet)
     shape = transformers.LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=config.width, intermediate_size=11 * config.width // 4,
         num_hidden_layers=config.layers, num_attention_heads=config.width // 32, max_position_embeddings=2048,
@@ -166,13 +169,16 @@ def _fresh(characters: str, config: DecoderConfig, seed: int) -> CausalLM:
     return CausalLM(model, Encoder(tokenizer, vocabulary=len(tokenizer)), name="a new decoder")
 
 
-def _tokenizer(characters: str) -> Any:
-    """A token a character and no chat template; other characters become one token that stands for them all."""
+def _tokenizer(alphabet: str | tuple[str, ...]) -> Any:
+    """A token a character, or a token a word; no chat template. What is unknown becomes one token that stands for all such."""
     tokenizers, transformers = require("tokenizers", extra="lm"), require("transformers", extra="lm")
-    vocabulary = {token: index for index, token in enumerate([_END, _UNKNOWN, *sorted(set(characters))])}
-    model = tokenizers.models.BPE(vocab=vocabulary, merges=[], unk_token=_UNKNOWN)
-    characterwise = tokenizers.Tokenizer(model)
-    characterwise.decoder = tokenizers.decoders.Fuse()
+    vocabulary = {token: index for index, token in enumerate([_END, _UNKNOWN, *sorted(set(alphabet))])}
+    if isinstance(alphabet, str):
+        tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=[], unk_token=_UNKNOWN))
+        tokenizer.decoder = tokenizers.decoders.Fuse()
+    else:  # without a decoder, words are joined by a space
+        tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab=vocabulary, unk_token=_UNKNOWN))
+        tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=characterwise, eos_token=_END, pad_token=_END, unk_token=_UNKNOWN
+        tokenizer_object=tokenizer, eos_token=_END, pad_token=_END, unk_token=_UNKNOWN
     )
