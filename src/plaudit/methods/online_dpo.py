@@ -12,8 +12,8 @@ from plaudit.errors import ConfigError
 from plaudit.feedback.records import Context
 from plaudit.methods.dpo import DPO, DPOConfig
 from plaudit.methods.encoding import EncodedPair
-from plaudit.methods.on_policy import OnPolicy
-from plaudit.methods.recipe import Experience, Groups, OnPolicyConfig, Recipe, Signals, Terms, Values
+from plaudit.methods.on_policy import Asker
+from plaudit.methods.recipe import Experience, Groups, OnPolicyConfig, Signalling, Signals
 from plaudit.policies import CausalLM, Reference, Sequence
 from plaudit.rewards.base import RewardSource
 from plaudit.training import ExampleLoss, Step
@@ -71,10 +71,11 @@ class OnlineDPO:
             )
         self.trainable = policy
         self._dpo = DPO(policy, reference, (), config.dpo)
-        self._asking = OnPolicy(policy, reward, contexts, Recipe(self.name, _no_signals, _no_objective), config)
+        self._asking = Asker(policy, reward, contexts, Signalling(self.name, _rewards), config)
 
     def collect(self, step: Step) -> list[SampledPair]:
         """The step's pairs: of each group the best output against the worst; of equals, the first against the last."""
+        self._dpo.reference.forget()  # a step that is done again computes every value in the batch that it had before
         pairs = []
         for _, group in groupby(self._asking.collect(step), key=_context):
             ranked = sorted((experience.rollout for experience in group), key=lambda rollout: -rollout.reward)
@@ -110,9 +111,5 @@ def _context(experience: Experience) -> tuple[int, ...]:
     return experience.rollout.sequence.context
 
 
-def _no_signals(groups: Groups) -> Signals:
+def _rewards(groups: Groups) -> Signals:
     return {"reward": groups.reward}
-
-
-def _no_objective(terms: Terms) -> Values:
-    raise NotImplementedError("Online DPO's loss is one of pairs.")
