@@ -14,7 +14,30 @@ from plaudit.errors import ConfigError
 from plaudit.feedback import views
 from plaudit.feedback.examples import Pair, View
 from plaudit.feedback.records import FeedbackBase
-from plaudit.methods import ONLINE, DPOConfig, GRPOConfig, NFTConfig, OnPolicyConfig, RewardConfig, SFTConfig
+from plaudit.methods import (
+    OFFLINE,
+    ONLINE,
+    BestOfNConfig,
+    ConditioningConfig,
+    DPOConfig,
+    GRPOConfig,
+    KTOConfig,
+    NFTConfig,
+    OnlineDPOConfig,
+    OnlineMethod,
+    OnPolicyConfig,
+    ORPOConfig,
+    PPOConfig,
+    REINFORCEConfig,
+    REINFORCEPlusPlusConfig,
+    ReMaxConfig,
+    RewardConfig,
+    RLOOConfig,
+    SFTConfig,
+    SimPOConfig,
+    SuperHFConfig,
+)
+from plaudit.methods.commands import METHODS
 from plaudit.policies import LoRA, Sampling
 from plaudit.policies.loading import DType
 from plaudit.training import TrainingConfig
@@ -147,9 +170,6 @@ class TrainRewardConfig(ModelConfig):
     reward: Annotated[RewardConfig, Parameter(group="Objective")] = RewardConfig()
 
 
-OFFLINE = ("dpo", "sft")
-
-
 @dataclass(frozen=True, kw_only=True)
 class AlignConfig(ModelConfig):
     """Settings of aligning a model with feedback or with a reward.
@@ -168,9 +188,21 @@ class AlignConfig(ModelConfig):
         training: the training loop.
         judge_training: the training loop of a judge or reward that is trained.
         dpo: settings of the method dpo.
-        sft: settings of the method sft.
+        sft: settings of sft and feedme.
+        kto: settings of the method kto.
+        orpo: settings of the method orpo.
+        simpo: settings of the method simpo.
+        conditioning: settings of the method conditioning.
         grpo: settings of grpo and its variants.
         nft: settings of nft and rft.
+        ppo: settings of the method ppo.
+        reinforce: settings of the method reinforce.
+        rloo: settings of the method rloo.
+        remax: settings of the method remax.
+        reinforce_plus_plus: settings of reinforce_plus_plus and its variant with the group's mean as a baseline.
+        best_of_n: settings of the method best_of_n, which is RAFT or, with many updates_per_rollout, expert iteration.
+        superhf: settings of the method superhf.
+        online_dpo: settings of the method online_dpo.
         evaluation: how the model is compared with where it started.
     """
 
@@ -183,15 +215,29 @@ class AlignConfig(ModelConfig):
     training: Annotated[TrainingConfig, Parameter(group="Training")] = TrainingConfig()
     judge_training: Annotated[TrainingConfig, Parameter(group="Training of the judge")] = TrainingConfig()
     dpo: Annotated[DPOConfig, Parameter(group="Method: dpo")] = DPOConfig()
-    sft: Annotated[SFTConfig, Parameter(group="Method: sft")] = SFTConfig()
+    sft: Annotated[SFTConfig, Parameter(group="Methods: sft, feedme")] = SFTConfig()
+    kto: Annotated[KTOConfig, Parameter(group="Method: kto")] = KTOConfig()
+    orpo: Annotated[ORPOConfig, Parameter(group="Method: orpo")] = ORPOConfig()
+    simpo: Annotated[SimPOConfig, Parameter(group="Method: simpo")] = SimPOConfig()
+    conditioning: Annotated[ConditioningConfig, Parameter(group="Method: conditioning")] = ConditioningConfig()
     grpo: Annotated[GRPOConfig, Parameter(group="Methods: grpo, dr_grpo, dapo, gspo, cispo")] = GRPOConfig()
     nft: Annotated[NFTConfig, Parameter(group="Methods: nft, rft")] = NFTConfig()
+    ppo: Annotated[PPOConfig, Parameter(group="Method: ppo")] = PPOConfig()
+    reinforce: Annotated[REINFORCEConfig, Parameter(group="Method: reinforce")] = REINFORCEConfig()
+    rloo: Annotated[RLOOConfig, Parameter(group="Method: rloo")] = RLOOConfig()
+    remax: Annotated[ReMaxConfig, Parameter(group="Method: remax")] = ReMaxConfig()
+    reinforce_plus_plus: Annotated[
+        REINFORCEPlusPlusConfig, Parameter(group="Methods: reinforce_plus_plus, reinforce_plus_plus_baseline")
+    ] = REINFORCEPlusPlusConfig()
+    best_of_n: Annotated[BestOfNConfig, Parameter(group="Method: best_of_n")] = BestOfNConfig()
+    superhf: Annotated[SuperHFConfig, Parameter(group="Method: superhf")] = SuperHFConfig()
+    online_dpo: Annotated[OnlineDPOConfig, Parameter(group="Method: online_dpo")] = OnlineDPOConfig()
     evaluation: Annotated[EvaluationConfig, Parameter(group="Evaluation")] = EvaluationConfig()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         judge_endpoint(self.judge, self.judge_key_env)
-        check(self, "method", self.method in (*OFFLINE, *ONLINE), f"one of {', '.join((*OFFLINE, *ONLINE))}")
+        check(self, "method", self.method in METHODS, f"one of {', '.join(METHODS)}")
         if self.method in OFFLINE:
             check(self, "feedback", self.feedback is not None, f"a store or file of feedback for {self.method}")
             for name in ("contexts", "reward"):
@@ -205,28 +251,48 @@ class AlignConfig(ModelConfig):
             value = getattr(self.training, name)
             if value:
                 raise ConfigError(f"training.{name}: expected 0, since {self.method} has no held-out loss, got {value}")
-        _ = self.online
+        self._check_online(ONLINE[self.method])
+
+    def _check_online(self, method: OnlineMethod) -> None:
+        """Raise what the method would raise once the model is loaded."""
+        settings: OnPolicyConfig = self.settings
+        wanted = method.fewest(settings)
+        if settings.outputs_per_context < wanted:
+            raise ConfigError(
+                f"{self.section}.outputs_per_context: {self.method} compares the outputs of a context and needs at least "
+                f"{wanted}, got {settings.outputs_per_context}"
+            )
+        check(
+            self, "full", not (method.adapters and self.full), f"adapters: {self.method} reads the frozen weights below"
+        )
 
     @property
-    def online(self) -> OnPolicyConfig | None:
-        """The settings of a method that learns from its own samples, with what its name decides; None of another.
+    def section(self) -> str:
+        """The name of the section with the method's settings."""
+        kind = METHODS[self.method].config
+        return next(item.name for item in dataclasses.fields(self) if type(getattr(self, item.name)) is kind)
+
+    @property
+    def settings(self) -> Any:
+        """The method's settings, with what its name decides.
 
         Raises:
             ConfigError: they contradict the method's name.
         """
-        if (method := ONLINE.get(self.method)) is None:
-            return None
-        section, settings = next(
-            (item.name, value)
-            for item in dataclasses.fields(self)
-            if type(value := getattr(self, item.name)) is method.config
-        )
-        defaults = method.config()
-        for name, wanted in method.given.items():
+        method, section = METHODS[self.method], self.section
+        settings = getattr(self, section)
+        given = method.given if isinstance(method, OnlineMethod) else {}
+        for name, wanted in given.items():
             value = getattr(settings, name)
-            if value not in (wanted, getattr(defaults, name)):
+            if value not in (wanted, getattr(method.config(), name)):
                 raise ConfigError(f"{section}.{name}: the method {self.method} has {wanted!r}, got {value!r}")
-        return dataclasses.replace(settings, **method.given)
+        return dataclasses.replace(settings, **given)
+
+    @property
+    def online(self) -> OnPolicyConfig | None:
+        """The settings of a method that learns from its own samples; None of another."""
+        settings: OnPolicyConfig | None = self.settings if self.method in ONLINE else None
+        return settings
 
     @property
     def about(self) -> str:

@@ -86,11 +86,19 @@ def judge_quality(
 
 @dataclass(frozen=True)
 class Answers:
-    """Answers to the same contexts before and after: m contexts with n answers each, paired in order."""
+    """Answers to the same contexts before and after: m contexts with n answers each, paired in order.
+
+    Attributes:
+        contexts: what was asked.
+        before: the answers of the model before.
+        after: those of the model after.
+        posed: what the model after was asked in place of the contexts, where its method added words to them.
+    """
 
     contexts: tuple[Context, ...]
     before: tuple[tuple[Sample, ...], ...]
     after: tuple[tuple[Sample, ...], ...]
+    posed: tuple[Context, ...] | None = None
 
     @property
     def rows(self) -> list[tuple[Context, Sample, Sample]]:
@@ -106,6 +114,12 @@ class Answers:
         """The (context, answer) of each pair, before and after."""
         rows = self.rows
         return [(context, first) for context, first, _ in rows], [(context, second) for context, _, second in rows]
+
+    @property
+    def as_posed(self) -> list[tuple[Context, Sample]]:
+        """Each answer after, with what was really asked."""
+        asked = self.contexts if self.posed is None else self.posed
+        return [(context, sample) for context, group in zip(asked, self.after, strict=True) for sample in group]
 
     @property
     def clusters(self) -> list[str]:

@@ -8,11 +8,11 @@ from statistics import fmean
 
 from plaudit.feedback.examples import Pair, Posed
 from plaudit.feedback.records import Context
-from plaudit.methods import ONLINE, OnPolicy, OnPolicyConfig
+from plaudit.methods import ONLINE, OnlineParts, OnPolicyConfig
 from plaudit.policies import CausalLM, Reference, Sample
 from plaudit.policies import Sequence as TokenSequence
 from plaudit.profiling import phase
-from plaudit.rewards import RewardSource
+from plaudit.rewards import RewardModel, RewardSource
 from plaudit.training import RunFolder, TrainingConfig, train
 from plaudit.workflows.comparing import log_ratios_to_start
 from plaudit.workflows.config import AlignConfig
@@ -57,8 +57,9 @@ class OnlineLearner:
         config, online = self._config, self._config.online
         assert online is not None
         contexts = [posed.context for posed in self._contexts.train]
-        recipe = ONLINE[config.method].recipe(online)
-        method = OnPolicy(self.policy, self._reward, contexts, recipe, online, reference=self._reference(online))
+        named = ONLINE[config.method]
+        reference = self._reference() if named.reference(online) else None
+        method = named.make(OnlineParts(self.policy, self._reward, contexts, reference, self._value_source), online)
         steps = steps_of(config.training, online, len(contexts))
         train(method, self._run, config.training, steps=steps, resume=resuming)
 
@@ -83,19 +84,25 @@ class OnlineLearner:
         before, after = answers.sides
         return side(before), side(after)
 
-    def _reference(self, online: OnPolicyConfig) -> Reference | None:
+    def asked(self, context: Context) -> Context:
+        """What the trained model is asked for a context: the context."""
+        return context
+
+    @property
+    def _value_source(self) -> RewardModel | CausalLM:
+        return self._reward if isinstance(self._reward, RewardModel) else self.policy
+
+    def _reference(self) -> Reference:
         """The model before; without adapters it is held in memory beside the policy, whose weights move."""
-        if not online.kl_coefficient:
-            return None
         config, policy = self._config, self.policy
         start = policy if policy.has_adapters else CausalLM.load(config.model, **config.loading)
         return Reference(start, batch_size=2 * config.training.micro_batch_size)
 
 
 def steps_of(training: TrainingConfig, online: OnPolicyConfig, contexts: int) -> int:
-    """Optimiser steps in all: `epochs` passes over the contexts, `updates_per_rollout` for each asking."""
+    """Optimiser steps in all: `epochs` passes over the contexts, `steps_per_rollout` for each asking."""
     askings = replace(training, batch_size=online.contexts_per_rollout, max_steps=None).steps(contexts)
-    steps = askings * online.updates_per_rollout
+    steps = askings * online.steps_per_rollout
     return steps if training.max_steps is None else min(steps, training.max_steps)
 
 
