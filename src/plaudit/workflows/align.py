@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from plaudit.errors import ConfigError
+from plaudit.errors import ConfigError, TrainingError
 from plaudit.evaluation.report import RunReport, write_report
 from plaudit.feedback.examples import Pair
 from plaudit.feedback.records import Context, Feedback
@@ -18,6 +18,7 @@ from plaudit.policies import CausalLM
 from plaudit.progress import console
 from plaudit.rewards import RewardModel
 from plaudit.training import RunFolder
+from plaudit.training.alarms import reward_hacking
 from plaudit.training.randomness import numpy_generator
 from plaudit.workflows.answers import distinct_contexts, kept_answers
 from plaudit.workflows.comparing import measure_answers
@@ -33,7 +34,8 @@ from plaudit.workflows.feedback_data import (
     summarise,
 )
 from plaudit.workflows.judging import expect_askable, judge_endpoint, kept_judgements
-from plaudit.workflows.measure import Answers, Asked, Comparison, JudgeQuality, Optimised, Utility, reward_gain
+from plaudit.workflows.looks import watched
+from plaudit.workflows.measure import GOLD, Answers, Asked, Comparison, JudgeQuality, Optimised, Utility, reward_gain
 from plaudit.workflows.offline import OfflineLearner
 from plaudit.workflows.online import OnlineLearner, share_not_judged
 from plaudit.workflows.profile import keep_profile, profiled_run
@@ -138,7 +140,8 @@ def _align(
         optimised=measured.optimised,
     )
     judged = [reward_curves(RunFolder(run.path / part)) for part in ("judge", "reward")]
-    report = replace(report, curves={**training_curves(run), **judged[0], **judged[1]})
+    curves = {**training_curves(run), **judged[0], **judged[1]}
+    report = replace(report, curves=curves, watched=watched(run))
     page, _ = write_report(report, run.path)
     keep_profile(report, run)
     console.print(f"{report.verdict}\nModel: {run.model}\nReport: {page}")
@@ -180,7 +183,10 @@ def _measure(
     optimised = None
     if rewards is not None:
         gain = reward_gain(rewards, answers, generator=numpy_generator(seed, "gain"))
-        optimised = Optimised(gain, judges=alone, not_judged=share_not_judged(run))
+        second = learner.gold_rewards(answers)
+        gold = second and reward_gain(second, answers, generator=numpy_generator(seed, "gold"), name=GOLD)
+        hacking = reward_hacking([row for row in run.metrics() if row["split"] == "held_out"])
+        optimised = Optimised(gain, alone, share_not_judged(run), gold or None, hacking)
     return _Measured(answers, comparison, optimised)
 
 
@@ -207,6 +213,13 @@ def expect_learnable(config: AlignConfig, data: FeedbackData[Any], pairs: Feedba
     expect_examples(data, held_out=config.held_out)
     if config.reward is not None:
         check_reward(config.reward)
+        if config.gold is not None:
+            check_reward(config.gold, setting="gold")
+        if config.training.evaluate_every and not data.held_out:
+            raise TrainingError(
+                f"held_out: {config.held_out} keeps no contexts aside, and training.evaluate_every looks at such; raise it, or "
+                "set training.evaluate_every to 0."
+            )
         if config.reward == "train":
             expect_examples(pairs, held_out=config.held_out)
     judge = config.judge

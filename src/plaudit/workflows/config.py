@@ -53,7 +53,9 @@ class EvaluationConfig:
 
     Attributes:
         contexts: held-out contexts to sample answers to; 0 skips sampling and everything that needs it.
-        outputs_per_context: answers to each, before and after.
+        contexts_at_looks: held-out contexts that a method which learns from its own samples is asked at every look, see
+            training.evaluate_every; as far as there are enough, others than those asked before and after.
+        outputs_per_context: answers to each, before and after, and at a look.
         max_new_tokens: length limit of an answer, in tokens.
         temperature: of sampling; 1 samples from the model itself.
         top_p: smallest set of tokens with this probability is sampled from.
@@ -65,6 +67,7 @@ class EvaluationConfig:
     """
 
     contexts: int = 64
+    contexts_at_looks: int = 16
     outputs_per_context: int = 1
     max_new_tokens: int = 256
     temperature: float = 1.0
@@ -77,7 +80,7 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         check(self, "contexts", self.contexts >= 0, "a whole number >= 0")
-        for name in ("outputs_per_context", "batch_size"):
+        for name in ("contexts_at_looks", "outputs_per_context", "batch_size"):
             check(self, name, getattr(self, name) >= 1, "a whole number >= 1")
         _ = self.sampling
 
@@ -182,6 +185,8 @@ class AlignConfig(ModelConfig):
             chat a row (.jsonl); by default the feedback's contexts.
         reward: what such a method is rewarded by: the folder of a reward model, train (a reward model, on the feedback's
             comparisons), or python:MODULE:FUNCTION, a trusted function of (context, output), two texts, to a number or None.
+        gold: a second reward, that is meant and not optimised: the folder of a reward model, or python:MODULE:FUNCTION. It
+            judges the answers at looks and at the end, and an alarm says where it falls while the reward rises.
         judge: who compares the answers before and after: train (a reward model, on the feedback's comparisons), none, the
             folder of a reward model, or openai:MODEL@URL, a model behind an OpenAI-compatible address.
         judge_key_env: name of the environment variable with the API key of a judge behind an address.
@@ -210,6 +215,7 @@ class AlignConfig(ModelConfig):
     method: str = "dpo"
     contexts: Path | None = None
     reward: str | None = None
+    gold: str | None = None
     judge: str = "train"
     judge_key_env: str | None = None
     training: Annotated[TrainingConfig, Parameter(group="Training")] = TrainingConfig()
@@ -240,17 +246,19 @@ class AlignConfig(ModelConfig):
         check(self, "method", self.method in METHODS, f"one of {', '.join(METHODS)}")
         if self.method in OFFLINE:
             check(self, "feedback", self.feedback is not None, f"a store or file of feedback for {self.method}")
-            for name in ("contexts", "reward"):
+            for name in ("contexts", "reward", "gold"):
                 check(self, name, getattr(self, name) is None, f"nothing, since {self.method} samples no outputs")
             return
         check(self, "reward", self.reward is not None, "the folder of a reward model, train, or python:MODULE:FUNCTION")
         if self.feedback is None:
             check(self, "contexts", self.contexts is not None, "a file of what to ask, or feedback that has contexts")
             check(self, "reward", self.reward != "train", "one that needs no feedback, or feedback to train it on")
-        for name in ("evaluate_every", "patience"):
-            value = getattr(self.training, name)
-            if value:
-                raise ConfigError(f"training.{name}: expected 0, since {self.method} has no held-out loss, got {value}")
+        if self.training.patience and not self.training.evaluate_every:
+            raise ConfigError(
+                "training.evaluate_every: expected a whole number >= 1, since training.patience counts looks, got 0"
+            )
+        other = self.gold is None or self.gold not in ("train", self.reward)
+        check(self, "gold", other, "another reward than the one that is optimised: a folder or python:MODULE:FUNCTION")
         self._check_online(ONLINE[self.method])
 
     def _check_online(self, method: OnlineMethod) -> None:

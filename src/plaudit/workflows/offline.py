@@ -89,6 +89,9 @@ class OfflineLearner:
     def rewards(self, answers: Answers) -> None:
         """No reward is optimised."""
 
+    def gold_rewards(self, answers: Answers) -> None:
+        """There is no second reward either."""
+
     def _prepare_reference(self, held_out: list[TokenSequence]) -> None:
         """What training and the implicit accuracy will read; without adapters it cannot be computed later."""
         file = self._run.path / "reference.safetensors"

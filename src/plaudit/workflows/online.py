@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from statistics import fmean
 
 from plaudit.feedback.examples import Pair, Posed
@@ -14,9 +15,11 @@ from plaudit.policies import Sequence as TokenSequence
 from plaudit.profiling import phase
 from plaudit.rewards import RewardModel, RewardSource
 from plaudit.training import RunFolder, TrainingConfig, train
+from plaudit.workflows.answers import distinct_contexts
 from plaudit.workflows.comparing import log_ratios_to_start
 from plaudit.workflows.config import AlignConfig
 from plaudit.workflows.feedback_data import FeedbackData
+from plaudit.workflows.looks import HeldOutLook
 from plaudit.workflows.measure import Answers, JudgeQuality, Rewards
 from plaudit.workflows.reward_models import reward_model
 from plaudit.workflows.reward_sources import function_reward, readable_by
@@ -45,6 +48,7 @@ class OnlineLearner:
         self._config, self._contexts, self._run = config, contexts, run
         self._reward: RewardSource
         self.quality: JudgeQuality | None = None
+        self._gold = self._second_reward()
         if config.reward.startswith("python:"):
             self._reward = function_reward(config.reward)
         else:
@@ -61,7 +65,7 @@ class OnlineLearner:
         reference = self._reference() if named.reference(online) else None
         method = named.make(OnlineParts(self.policy, self._reward, contexts, reference, self._value_source), online)
         steps = steps_of(config.training, online, len(contexts))
-        train(method, self._run, config.training, steps=steps, resume=resuming)
+        train(method, self._run, config.training, steps=steps, look=self._look(), resume=resuming)
 
     def log_ratios(self, sequences: Sequence[TokenSequence]) -> list[float]:
         """log π - log π_ref of each output, summed over its tokens."""
@@ -72,12 +76,19 @@ class OnlineLearner:
 
     def rewards(self, answers: Answers) -> Rewards:
         """What the reward gives for the answers before and after."""
+        return self._given(self._reward, answers)
+
+    def gold_rewards(self, answers: Answers) -> Rewards | None:
+        """What the second reward gives for them, where there is one."""
+        return None if self._gold is None else self._given(self._gold, answers)
+
+    def _given(self, source: RewardSource, answers: Answers) -> Rewards:
         sampling = self._config.evaluation.sampling
 
         def side(rows: list[tuple[Context, Sample]]) -> list[float | None]:
             outputs = [self.policy.output(sample, sampling) for _, sample in rows]
             with phase("reward"):
-                found = self._reward.reward([context for context, _ in rows], outputs)
+                found = source.reward([context for context, _ in rows], outputs)
             known = (found.judged & found.value.isfinite()).tolist()
             return [value if good else None for value, good in zip(found.value.tolist(), known, strict=True)]
 
@@ -87,6 +98,24 @@ class OnlineLearner:
     def asked(self, context: Context) -> Context:
         """What the trained model is asked for a context: the context."""
         return context
+
+    def _second_reward(self) -> RewardSource | None:
+        gold = self._config.gold
+        if gold is None:
+            return None
+        if gold.startswith("python:"):
+            return function_reward(gold, setting="gold")
+        given = RewardModel.load(Path(gold).expanduser(), dtype=self._config.dtype, device=self._config.device)
+        return readable_by(given, self.policy)
+
+    def _look(self) -> HeldOutLook | None:
+        """The look at held-out contexts, the last of the order whose first are asked before and after."""
+        config = self._config
+        if not config.training.evaluate_every:
+            return None
+        seed, held_out = config.training.seed, [posed.context for posed in self._contexts.held_out]
+        contexts = distinct_contexts(held_out, len(held_out), seed=seed)[-config.evaluation.contexts_at_looks :]
+        return HeldOutLook(self.policy, self._reward, self._gold, contexts, config.evaluation, self._run, seed=seed)
 
     @property
     def _value_source(self) -> RewardModel | CausalLM:
