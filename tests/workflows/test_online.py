@@ -416,7 +416,7 @@ def test_a_reward_that_never_judges_stops_the_run_with_its_first_error(tiny_mode
         ({"reward": "train"}, "reward: expected one that needs no feedback, or feedback to train it on, got 'train'"),
         ({"method": "dpo"}, "feedback: expected a store or file of feedback for dpo, got None"),
         ({"method": "dpo", "feedback": "f"}, "contexts: expected nothing, since dpo samples no outputs"),
-        ({"training": TrainingConfig(patience=2)}, "training.evaluate_every: expected .* patience counts looks"),
+        ({"training": TrainingConfig(patience=2)}, "training.evaluate_every: expected .*patience counts looks"),
         ({"gold": "python:online_rewards:low"}, "gold: expected another reward than the one that is optimised"),
         ({"method": "dpo", "feedback": "f", "contexts": None, "reward": None, "gold": "g"}, "gold: expected nothing"),
         ({"grpo": GRPOConfig(variant="cispo")}, "grpo.variant: the method grpo has 'grpo', got 'cispo'"),

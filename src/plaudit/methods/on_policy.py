@@ -6,6 +6,7 @@ reads them. Everything else, from asking to resuming, is here once.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from collections.abc import Sequence as Rows
@@ -278,18 +279,30 @@ def figures(asked_for: Rows[Gathered]) -> dict[str, float]:
 
     Returns:
         Means over the judged outputs: sampled_reward, sampled_length, sampled_finished; not_judged, the share of the outputs
-        that could not be judged; no_contrast, the share of the groups whose rewards are all equal.
+        that could not be judged; no_contrast, the share of the groups whose rewards are all equal. Numbers of outputs:
+        ``left_out.WHY``, of those that were left out, and ``not_judged.WHY``, of those that could not be judged.
     """
     rollouts = [rollout for gathered in asked_for for rollout in gathered.rollouts]
     groups = [group for gathered in asked_for for group in gathered.groups()]
-    dropped = sum((gathered.dropped for gathered in asked_for), Counter[str]())
+    dropped, reasons = Counter[str](), Counter[str]()
+    for gathered in asked_for:
+        dropped.update(
+            gathered.dropped
+        )  # keeps those of which there were none, so that every step has the same figures
+        reasons.update(gathered.reasons)
     return {
         "sampled_reward": fmean(rollout.reward for rollout in rollouts),
         "sampled_length": fmean(len(rollout.sequence.output) for rollout in rollouts),
         "sampled_finished": fmean(rollout.finished for rollout in rollouts),
         "not_judged": dropped["could not be judged"] / (len(rollouts) + dropped.total()),
         "no_contrast": fmean(not _tells(group) for group in groups),
+        **{f"left_out.{_metric_name(why)}": float(count) for why, count in dropped.items()},
+        **{f"not_judged.{_metric_name(why)}": float(count) for why, count in reasons.items()},
     }
+
+
+def _metric_name(reason: str) -> str:
+    return re.sub(r"\W+", "_", reason)
 
 
 def _tells(group: Rows[Rollout]) -> bool:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from collections.abc import Sequence as Rows
+from dataclasses import replace
 from statistics import fmean, stdev
 from typing import Any
 
@@ -37,12 +38,12 @@ class WithSecond:
         """Rewards of N outputs given their N contexts."""
         found = self._reward.reward(contexts, outputs)
         if self._second is None:
-            return Reward(found.value, found.judged, errors=found.errors)
+            return replace(found, components={})
         gold = self._second.reward(contexts, outputs)
         if gold.value.shape != (len(outputs),):
             raise RewardError(f"gold: expected a reward of shape [{len(outputs)}], got {list(gold.value.shape)}")
         known = torch.where(gold.judged, gold.value, math.nan)
-        return Reward(found.value, found.judged, components={"gold": known}, errors=found.errors)
+        return replace(found, components={"gold": known.to(found.value.device)})
 
 
 class HeldOutLook:
