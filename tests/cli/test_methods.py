@@ -109,7 +109,13 @@ def test_ppo_starts_its_value_network_as_the_reward_model_of_the_feedback(here, 
     run("--method", "ppo", "--reward", "train", "--feedback", "votes.jsonl", "--training.max-steps", "4")
     assert [type(source) for source in sources] == [RewardModel]
     assert Path("run", "reward", "model", "reward.json").is_file()
-    assert len(train_rows()) == 4
+    rows = train_rows()
+    assert len(rows) == 4
+    kept = Path("run", "model", "adapter_model.safetensors").read_bytes()
+    shutil.rmtree(Path("run", "checkpoints", "step-00000004"))
+    assert main(["resume", "run"]) == 0
+    assert Path("run", "model", "adapter_model.safetensors").read_bytes() == kept
+    assert [row["loss"] for row in train_rows()] == [row["loss"] for row in rows]
 
 
 @pytest.mark.parametrize("method", ["rloo", "online_dpo"])
