@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 
 from plaudit.errors import RewardError
-from plaudit.feedback.records import Context
+from plaudit.feedback.records import Context, Output
 from plaudit.policies import CausalLM, Sample, Sampling, Sequence
 from plaudit.policies.rows import skip_rows
 from plaudit.profiling import phase
@@ -121,35 +122,11 @@ def gather(
     Raises:
         RewardError: nothing could be judged, the rewards do not fit the outputs, or another process failed.
     """
-    part = own_part(len(contexts))
-
-    def sample() -> tuple[list[_Drawn], Reward | None]:
-        settings: dict[str, Any] = {"generator": generator, "batch_size": batch_size}
-        stream = reward if isinstance(reward, StreamingSource) and not apart else None
-        drawn, tickets = {}, {}
-        with phase("sampling"):
-            for number, place, sample in _sampled(policy, contexts, part, n, sampling, greedy=greedy, **settings):
-                output = policy.output(sample, sampling)
-                drawn[number, place] = sample
-                tickets[number, place] = stream.submit(contexts[number], output) if stream else output
-        order = sorted(drawn)
-        rows = [(number, place, drawn[number, place]) for number, place in order]
-        if apart or not rows:
-            return rows, None
-        return rows, _judged(reward, stream, [contexts[number] for number, _ in order], [tickets[key] for key in order])
-
-    apart = processes() > 1 and remembers(reward)
-    parts = together(sample)
-    samples = [row for rows, _ in parts for row in rows]
-    if not samples:
+    settings: dict[str, Any] = {"greedy": greedy, "generator": generator, "batch_size": batch_size}
+    draw = partial(_sampled, policy, contexts, own_part(len(contexts)), n, sampling, **settings)
+    samples, judged = _shared(draw, contexts, reward, partial(policy.output, sampling=sampling))
+    if judged is None:
         return Gathered(())
-    if apart:
-        asked, outputs = zip(
-            *((contexts[number], policy.output(one, sampling)) for number, _, one in samples), strict=True
-        )
-        judged = together(lambda: _judged(reward, None, asked, outputs))[0]
-    else:
-        judged = _joined([found for _, found in parts if found is not None])
     _expect_judged(judged)
     drawn = [place < n for _, place, _ in samples]
     baselines = {
@@ -176,6 +153,40 @@ def gather(
         }
     )
     return Gathered(whole, dropped, Counter(judged.reasons))
+
+
+def _shared(
+    draw: Callable[[], Iterator[_Drawn]],
+    contexts: Rows[Context],
+    reward: RewardSource,
+    as_output: Callable[[Sample], Output],
+) -> tuple[list[_Drawn], Reward | None]:
+    """The outputs of all processes in order, and their rewards; None of no outputs."""
+    apart = processes() > 1 and remembers(reward)
+    stream = reward if isinstance(reward, StreamingSource) and not apart else None
+
+    def own() -> tuple[list[_Drawn], Reward | None]:
+        found: dict[tuple[int, int], tuple[Sample, Any]] = {}
+        with phase("sampling"):
+            for number, place, sample in draw():
+                output = as_output(sample)
+                found[number, place] = sample, stream.submit(contexts[number], output) if stream else output
+        order = sorted(found)
+        rows = [(number, place, found[number, place][0]) for number, place in order]
+        if apart or not rows:
+            return rows, None
+        return rows, _judged(
+            reward, stream, [contexts[number] for number, _ in order], [found[key][1] for key in order]
+        )
+
+    parts = together(own)
+    samples = [row for rows, _ in parts for row in rows]
+    if not samples:
+        return [], None
+    if not apart:
+        return samples, _joined([found for _, found in parts if found is not None])
+    asked, outputs = [contexts[number] for number, _, _ in samples], [as_output(sample) for _, _, sample in samples]
+    return samples, together(lambda: _judged(reward, None, asked, outputs))[0]
 
 
 def _judged(reward: RewardSource, stream: StreamingSource | None, asked: Rows[Context], given: Rows[Any]) -> Reward:
