@@ -26,6 +26,8 @@ from plaudit.workflows.demo import demo as demo_workflow
 from plaudit.workflows.plan import plan
 
 _out = Console(highlight=False)
+if not _out.is_terminal:
+    _out.width = 200  # what goes into a file or another program is not squeezed into 80 columns
 DryRun = Annotated[bool, Parameter(negative="", help="Say what would be done, and check the settings; train nothing.")]
 OpenReport = Annotated[bool, Parameter(name="--open", help="Open the report in a browser at the end.")]
 
@@ -137,7 +139,7 @@ def methods(*, form: Literal["table", "markdown"] = "table") -> None:
         table.add_column(name)
     for row in ENTRIES:
         table.add_row(row.name, command_of(row.name), row.feedback, row.reference, row.data, row.when, row.paper)
-    _out.print(table, width=None if _out.is_terminal else 200)  # no 80 columns in a file or another program
+    _out.print(table)
 
 
 def _open(page: Path) -> None:
