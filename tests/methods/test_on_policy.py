@@ -246,6 +246,8 @@ def test_the_figures_of_an_asking_are_over_all_that_was_sampled(tiny_model):
     assert len(judged) == 6
     asking = found[0].asking
     assert asking["not_judged"] == 2 / 8
+    assert asking["not_judged.could_not_judge"] == asking["left_out.could_not_be_judged"] == 2
+    assert asking["left_out.in_too_small_a_group"] == 0
     assert asking["no_contrast"] == 1 / 2
     assert asking["sampled_reward"] == pytest.approx(sum(rewards) / 6)
     assert asking["sampled_length"] == pytest.approx(sum(length for _, length in judged) / 6)

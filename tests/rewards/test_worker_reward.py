@@ -47,6 +47,7 @@ def test_each_failure_costs_its_own_output_and_is_counted_by_reason(source):
         "obey could not judge: 'none'",
         "obey gave nan, and a finite number was expected: 'nan'",
     )
+    assert source.reasons == reward.reasons
     assert source.reasons == {
         "time limit": 1,
         "worker died": 1,

@@ -77,8 +77,12 @@ def test_worker_processes_give_the_rollouts_of_the_function_itself(policy):
 def test_a_reward_around_a_plain_one_goes_the_streaming_way_to_the_same_result(policy):
     inner = BoundedReward(FunctionReward(early), low=0, high=300)
     assert gathered(policy, inner) == gathered(policy, FunctionReward(early))
-    weighted = gathered(policy, WeightedReward({"early": Part(FunctionReward(early))}))
-    assert weighted == gathered(policy, FunctionReward(early))
+    weighted, plain = (
+        gathered(policy, WeightedReward({"early": Part(FunctionReward(early))})),
+        gathered(policy, FunctionReward(early)),
+    )
+    assert (weighted.rollouts, weighted.dropped) == (plain.rollouts, plain.dropped)
+    assert weighted.reasons == {f"early: {reason}": count for reason, count in plain.reasons.items()} != {}
 
 
 def test_a_streaming_source_that_loses_an_output_is_an_error(policy):

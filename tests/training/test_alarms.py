@@ -8,7 +8,7 @@ from methods.worlds import demonstrations, policy
 from plaudit.errors import ConfigError
 from plaudit.methods import SFT, SFTConfig
 from plaudit.training import Alarm, RunFolder, TrainingConfig, train
-from plaudit.training.alarms import Watch
+from plaudit.training.alarms import Watch, reward_hacking
 
 
 def test_a_metric_that_leaves_its_band_is_named_once():
@@ -44,3 +44,32 @@ def test_training_says_it_and_goes_on(tiny_model, tmp_path, capsys):
     assert said.count("has left its band of -inf to 0.") == 1
     assert "Step 1: gradient_norm is" in said
     assert len(list(RunFolder.open(tmp_path / "run").metrics())) == 3
+
+
+def looks(reward, gold, error=0.01):
+    values = zip(reward, gold, strict=True)
+    return [{"step": 5 * (n + 1), "reward": r, "gold": g, "gold_error": error} for n, (r, g) in enumerate(values)]
+
+
+def test_a_reward_that_rises_while_a_second_one_falls_is_suspected():
+    hacked = looks([1, 2, 3, 4, 5], [0, 1, 0.5, 0.4, 0.3])
+    said = reward_hacking(hacked)
+    assert said is not None
+    assert said.startswith("Step 25: the reward that is optimised rose from 2 to 5 since step 10")
+    assert "fell from 1 to 0.3" in said
+    assert reward_hacking(hacked[:4]) is None
+
+
+@pytest.mark.parametrize(
+    "harmless",
+    [
+        [],
+        [{"step": 1, "reward": 1.0}],
+        looks([1, 2, 3, 4, 5], [0, 1, 2, 3, 4]),
+        looks([5, 4, 3, 2, 1], [4, 3, 2, 1, 0]),
+        looks([1, 2, 3, 4, 5], [0, 1, 0.5, 0.4, 0.3], error=1.0),
+    ],
+    ids=["none", "one-reward", "both-rise", "both-fall", "within-noise"],
+)
+def test_other_looks_are_not_suspected(harmless):
+    assert reward_hacking(harmless) is None

@@ -76,7 +76,7 @@ def test_alignment_teaches_the_preference_and_reports_it(tiny_model, preferences
 
 def test_a_run_resumed_after_an_interruption_is_the_run_that_never_was(tiny_model, preferences, tmp_path, monkeypatch):
     whole = align(settings(tiny_model, preferences, tmp_path / "whole"))
-    module = sys.modules["plaudit.workflows.align"]  # the package's attribute of that name is the function
+    module = sys.modules["plaudit.workflows.offline"]
     original = module.train
 
     def interrupted(*args, **options):

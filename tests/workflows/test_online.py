@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import tomllib
@@ -17,7 +18,7 @@ from plaudit.errors import CheckpointError, ConfigError, InvalidFeedback, Reward
 from plaudit.evaluation.report import RunReport
 from plaudit.feedback.records import Context, Item, Output, Reaction, Source
 from plaudit.feedback.store import FeedbackStore
-from plaudit.methods import ONLINE, GRPOConfig, NFTConfig
+from plaudit.methods import ONLINE, GRPOConfig, NFTConfig, RLOOConfig
 from plaudit.policies import CausalLM, LoRA
 from plaudit.rewards import RewardModel
 from plaudit.training import RunFolder, TrainingConfig
@@ -140,18 +141,40 @@ def test_a_function_of_ones_own_is_optimised_and_the_report_says_by_what_it_was_
     assert asked < learned
 
 
+SECTIONS = (
+    "grpo",
+    "nft",
+    "ppo",
+    "reinforce",
+    "rloo",
+    "remax",
+    "reinforce_plus_plus",
+    "best_of_n",
+    "superhf",
+    "online_dpo",
+)
+
+
 @pytest.mark.parametrize("name", ONLINE)
-def test_every_method_runs_under_its_name(tiny_model, here, name):
-    evaluation = EvaluationConfig(contexts=2, max_new_tokens=2)
+def test_every_method_runs_under_its_name_with_its_own_settings(tiny_model, here, name):
+    small = {"contexts_per_rollout": 2, "outputs_per_context": 3, "max_new_tokens": 4}
+    defaults = {item.name: item.default for item in dataclasses.fields(AlignConfig)}
+    sections = {section: replace(defaults[section], **small) for section in SECTIONS}
     training = replace(TRAINING, max_steps=1)
-    config = settings(
-        tiny_model, "run", method=name, reward="python:online_rewards:right", training=training, evaluation=evaluation
-    )
-    result = align(config)
+    evaluation = EvaluationConfig(contexts=2, max_new_tokens=2)
+    result = align(
+        settings(
+            tiny_model, "run", method=name, reward="python:online_rewards:right", training=training,
+            evaluation=evaluation, **sections,
+        )
+    )  # fmt: skip
     assert result.report.method == name
-    made = ONLINE[name]
-    assert made.recipe(config.online).name == name
-    assert all(getattr(config.online, setting) == value for setting, value in made.given.items())
+    config = read_config(AlignConfig, {key: value for key, value in result.run.config.items() if key != "workflow"})
+    assert config.settings.outputs_per_context == 3
+    assert all(getattr(config.settings, setting) == value for setting, value in ONLINE[name].given.items())
+    (row,) = [row for row in result.run.metrics() if row["split"] == "train"]
+    assert row["not_judged"] == 0
+    assert 0 <= row["sampled_reward"] <= 1
 
 
 def test_all_weights_can_be_trained_and_pulled_to_the_model_before(tiny_model, here):
@@ -384,13 +407,18 @@ def test_a_reward_that_never_judges_stops_the_run_with_its_first_error(tiny_mode
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": "grop"}, "method: expected one of dpo, sft, grpo, dr_grpo, .*, got 'grop'"),
+        ({"method": "grop"}, "method: expected one of dpo, sft, kto, .*, grpo, dr_grpo, .*, got 'grop'"),
+        ({"method": "rloo", "rloo": RLOOConfig(outputs_per_context=1)}, "rloo.outputs_per_context: .* at least 2, got 1"),
+        ({"method": "online_dpo", "full": True}, "full: expected adapters: online_dpo reads the frozen weights"),
+        ({"method": "kto", "feedback": "f"}, "contexts: expected nothing, since kto samples no outputs"),
         ({"reward": None}, "reward: expected the folder of a reward model, train, or python:MODULE:FUNCTION, got None"),
         ({"contexts": None}, "contexts: expected a file of what to ask, or feedback that has contexts, got None"),
         ({"reward": "train"}, "reward: expected one that needs no feedback, or feedback to train it on, got 'train'"),
         ({"method": "dpo"}, "feedback: expected a store or file of feedback for dpo, got None"),
         ({"method": "dpo", "feedback": "f"}, "contexts: expected nothing, since dpo samples no outputs"),
-        ({"training": TrainingConfig(patience=2)}, "training.patience: expected 0, since grpo has no held-out loss, got 2"),
+        ({"training": TrainingConfig(patience=2)}, "training.evaluate_every: expected .*patience counts looks"),
+        ({"gold": "python:online_rewards:low"}, "gold: expected another reward than the one that is optimised"),
+        ({"method": "dpo", "feedback": "f", "contexts": None, "reward": None, "gold": "g"}, "gold: expected nothing"),
         ({"grpo": GRPOConfig(variant="cispo")}, "grpo.variant: the method grpo has 'grpo', got 'cispo'"),
         ({"method": "rft", "nft": NFTConfig(negative_weight=0.5)}, "nft.negative_weight: the method rft has 0.0, got 0.5"),
     ],

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from plaudit.errors import CheckpointError
 from plaudit.evaluation.report import RunReport, write_report
+from plaudit.methods.commands import command_of
 from plaudit.methods.registry import ENTRIES, as_markdown
 from plaudit.workflows import align as align_workflow
 from plaudit.workflows import evaluate as evaluate_workflow
@@ -25,6 +26,8 @@ from plaudit.workflows.demo import demo as demo_workflow
 from plaudit.workflows.plan import plan
 
 _out = Console(highlight=False)
+if not _out.is_terminal:
+    _out.width = 200  # what goes into a file or another program is not squeezed into 80 columns
 DryRun = Annotated[bool, Parameter(negative="", help="Say what would be done, and check the settings; train nothing.")]
 OpenReport = Annotated[bool, Parameter(name="--open", help="Open the report in a browser at the end.")]
 
@@ -54,6 +57,8 @@ def align(config: Annotated[AlignConfig, Parameter(name="*")], *, dry_run: DryRu
         plaudit align --config settings.toml --run runs/second --dry-run
         plaudit align --model ./my-model --method grpo --reward python:my_rewards:score --contexts prompts.txt
         plaudit align --model ./my-model --method dapo --reward runs/reward/model --feedback feedback.db --grpo.retries 3
+        plaudit align --model ./my-model --method ppo --reward train --feedback feedback.db --ppo.kl-coefficient 0.1
+        plaudit align --model ./my-model --method kto --feedback thumbs.jsonl
     """
     if dry_run:
         _out.print(plan(config))
@@ -113,7 +118,9 @@ def report(run: Path, /, *, open_report: OpenReport = True) -> None:
 
 
 def methods(*, form: Literal["table", "markdown"] = "table") -> None:
-    """List the methods: what each learns from, what it needs, when to use it.
+    """List the methods: how each is run, what it learns from, what it needs, when to use it.
+
+    A method without a command is there from Python only.
 
     Examples:
         plaudit methods
@@ -125,11 +132,13 @@ def methods(*, form: Literal["table", "markdown"] = "table") -> None:
     if form == "markdown":
         print(as_markdown())  # noqa: T201  not wrapped to the terminal's width
         return
-    table = Table(
-        "method", "learns from", "reference", "data", "when to use it", "paper", box=None, header_style="bold"
-    )
+    table = Table(box=None, header_style="bold")
+    for name in ("method", "plaudit ..."):
+        table.add_column(name, no_wrap=True)
+    for name in ("learns from", "reference", "data", "when to use it", "paper"):
+        table.add_column(name)
     for row in ENTRIES:
-        table.add_row(row.name, row.feedback, row.reference, row.data, row.when, row.paper)
+        table.add_row(row.name, command_of(row.name), row.feedback, row.reference, row.data, row.when, row.paper)
     _out.print(table)
 
 

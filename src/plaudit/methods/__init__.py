@@ -7,8 +7,9 @@ from plaudit.methods.grpo import GRPOConfig, grpo
 from plaudit.methods.hindsight import ConditioningConfig, conditioned, feedme
 from plaudit.methods.kto import KTO, KTOConfig
 from plaudit.methods.nft import NFTConfig, nft
+from plaudit.methods.offline import OFFLINE, OfflineMethod
 from plaudit.methods.on_policy import OnPolicy
-from plaudit.methods.online import ONLINE, OnlineMethod
+from plaudit.methods.online import ONLINE, OnlineMethod, OnlineParts
 from plaudit.methods.online_dpo import OnlineDPO, OnlineDPOConfig
 from plaudit.methods.orpo import ORPO, ORPOConfig
 from plaudit.methods.ppo import PPO, PPOConfig
@@ -25,6 +26,7 @@ from plaudit.methods.superhf import SuperHFConfig, superhf
 __all__ = [
     "DPO",
     "KTO",
+    "OFFLINE",
     "ONLINE",
     "ORPO",
     "PPO",
@@ -38,11 +40,13 @@ __all__ = [
     "KTOConfig",
     "NFTConfig",
     "ORPOConfig",
+    "OfflineMethod",
     "OnPolicy",
     "OnPolicyConfig",
     "OnlineDPO",
     "OnlineDPOConfig",
     "OnlineMethod",
+    "OnlineParts",
     "PPOConfig",
     "REINFORCEConfig",
     "REINFORCEPlusPlusConfig",

@@ -6,6 +6,7 @@ reads them. Everything else, from asking to resuming, is here once.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from collections.abc import Sequence as Rows
@@ -24,6 +25,7 @@ from plaudit.methods.recipe import (
     Experience,
     OnPolicyConfig,
     Recipe,
+    Signalling,
     Signals,
     Terms,
     as_groups,
@@ -38,16 +40,15 @@ from plaudit.training import ExampleLoss, Step, Trainable
 from plaudit.training.randomness import batch_indices, torch_generator
 
 
-class OnPolicy:
-    """A method that learns from what the policy samples; see `Recipe`.
+class Asker:
+    """Samples, lets a reward judge, and turns rewards into signals; keeps what the next steps will learn from.
 
     Args:
-        policy: what samples and learns.
+        policy: what samples.
         reward: what judges.
         contexts: what to ask; each is asked once before any is asked again.
-        recipe: the method.
-        config: its settings.
-        reference: what kl_coefficient pulls to.
+        recipe: what is asked for, and what rewards are turned into.
+        config: the settings.
     """
 
     def __init__(
@@ -55,58 +56,28 @@ class OnPolicy:
         policy: CausalLM,
         reward: RewardSource,
         contexts: Rows[Context],
-        recipe: Recipe,
+        recipe: Signalling,
         config: OnPolicyConfig,
-        *,
-        reference: Reference | None = None,
     ) -> None:
         if recipe.fewest > config.outputs_per_context:
             raise ConfigError(
                 f"outputs_per_context: {recipe.name} compares the outputs of a context and needs at least "
                 f"{recipe.fewest}, got {config.outputs_per_context}"
             )
-        if config.kl_coefficient and reference is None:
-            raise ConfigError(f"kl_coefficient: {config.kl_coefficient} pulls to a reference, and none was given")
-        if recipe.divergence and not policy.has_adapters:
-            raise ConfigError(
-                f"policy: {recipe.name} reads the distribution of the reference, which LoRA adapters keep"
-            )
         if not contexts:
             raise ConfigError("contexts: expected at least one to ask, got none")
         self.policy, self.name = policy, recipe.name
-        self.trainable: Trainable = policy
         self.recipe, self.config = recipe, config
-        self._reward, self._contexts, self._reference = reward, contexts, reference
+        self._reward, self._contexts = reward, contexts
         self._groups: list[list[Experience]] = []
 
     def collect(self, step: Step) -> list[Experience]:
         """The step's part of the outputs of one asking; asks when those of the last were used in all epochs."""
         asking, place = divmod(step.index, self.config.steps_per_rollout)
         part = place % self.config.updates_per_rollout
-        if self._reference is not None:
-            self._reference.forget()
         if place == 0:
             self._groups = self._experiences(step, asking)
         return self._split(self._groups, step, epoch_start=step.index - part)[part]
-
-    def loss(self, examples: Rows[Experience]) -> ExampleLoss:
-        """Loss of each output."""
-        sequences = [example.rollout.sequence for example in examples]
-        score = self.policy.divergence_of if self.recipe.divergence else self.policy.log_prob_of
-        log_prob = score(sequences)
-        value, weight = self.recipe.objective(self._terms(examples, log_prob))
-        value = value * torch.tensor([float(example.teaches) for example in examples], device=value.device)
-        metrics = self._metrics(examples, log_prob)
-        if self._reference is not None and self.config.kl_coefficient:
-            per_token = kl_k3(log_prob.per_step, self._reference.log_prob_of(sequences).per_step, log_prob.mask)
-            divergence = torch.where(log_prob.mask, per_token, 0).sum(-1)
-            value = value + self.config.kl_coefficient * divergence / log_prob.lengths.clamp(min=1)
-            metrics["kl"] = divergence.detach()
-        return ExampleLoss(value, weight, metrics, tokens=sum(map(len, sequences)))
-
-    def sequences(self, example: Experience) -> tuple[Sequence]:
-        """The output in its context."""
-        return (example.rollout.sequence,)
 
     def state(self) -> dict[str, Any]:
         """The outputs that the next steps will learn from, and what their rewards depend on."""
@@ -159,10 +130,7 @@ class OnPolicy:
             raise RewardError(
                 f"{self.recipe.name} keeps none of the outputs that were asked for: look at what was sampled."
             )
-        if not self._reads_old:
-            return made
-        before = iter(self._log_probs([experience.rollout for group in made for experience in group]))
-        return [[replace(experience, old=next(before)) for experience in group] for group in made]
+        return made
 
     def _gather(self, contexts: Rows[Context], step: Step, attempt: int) -> Gathered:
         return gather(
@@ -188,6 +156,74 @@ class OnPolicy:
             [experience for index in order[start:end] for experience in groups[index]]
             for start, end in pairwise(bounds)
         ]
+
+
+class OnPolicy(Asker):
+    """A method that learns from what the policy samples; see `Recipe`.
+
+    Args:
+        policy: what samples and learns.
+        reward: what judges.
+        contexts: what to ask; each is asked once before any is asked again.
+        recipe: the method.
+        config: its settings.
+        reference: what kl_coefficient pulls to.
+    """
+
+    recipe: Recipe
+
+    def __init__(
+        self,
+        policy: CausalLM,
+        reward: RewardSource,
+        contexts: Rows[Context],
+        recipe: Recipe,
+        config: OnPolicyConfig,
+        *,
+        reference: Reference | None = None,
+    ) -> None:
+        super().__init__(policy, reward, contexts, recipe, config)
+        if config.kl_coefficient and reference is None:
+            raise ConfigError(f"kl_coefficient: {config.kl_coefficient} pulls to a reference, and none was given")
+        if recipe.divergence and not policy.has_adapters:
+            raise ConfigError(
+                f"policy: {recipe.name} reads the distribution of the reference, which LoRA adapters keep"
+            )
+        self.trainable: Trainable = policy
+        self._reference = reference
+
+    def collect(self, step: Step) -> list[Experience]:
+        """The step's part of the outputs of one asking."""
+        if self._reference is not None:
+            self._reference.forget()
+        return super().collect(step)
+
+    def loss(self, examples: Rows[Experience]) -> ExampleLoss:
+        """Loss of each output."""
+        sequences = [example.rollout.sequence for example in examples]
+        score = self.policy.divergence_of if self.recipe.divergence else self.policy.log_prob_of
+        log_prob = score(sequences)
+        value, weight = self.recipe.objective(self._terms(examples, log_prob))
+        value = value * torch.tensor([float(example.teaches) for example in examples], device=value.device)
+        metrics = self._metrics(examples, log_prob)
+        if self._reference is not None and self.config.kl_coefficient:
+            per_token = kl_k3(log_prob.per_step, self._reference.log_prob_of(sequences).per_step, log_prob.mask)
+            divergence = torch.where(log_prob.mask, per_token, 0).sum(-1)
+            value = value + self.config.kl_coefficient * divergence / log_prob.lengths.clamp(min=1)
+            metrics["kl"] = divergence.detach()
+        return ExampleLoss(value, weight, metrics, tokens=sum(map(len, sequences)))
+
+    def sequences(self, example: Experience) -> tuple[Sequence]:
+        """The output in its context."""
+        return (example.rollout.sequence,)
+
+    def _experiences(self, step: Step, asking: int) -> list[list[Experience]]:
+        """Groups of judged outputs with their signals, and with their log-probabilities where the objective reads them."""
+        made = super()._experiences(step, asking)
+        if not self._reads_old:
+            return made
+        before = iter(self._log_probs([experience.rollout for group in made for experience in group]))
+        return [[replace(experience, old=next(before)) for experience in group] for group in made]
 
     @property
     def _reads_old(self) -> bool:
@@ -250,18 +286,30 @@ def figures(asked_for: Rows[Gathered]) -> dict[str, float]:
 
     Returns:
         Means over the judged outputs: sampled_reward, sampled_length, sampled_finished; not_judged, the share of the outputs
-        that could not be judged; no_contrast, the share of the groups whose rewards are all equal.
+        that could not be judged; no_contrast, the share of the groups whose rewards are all equal. Numbers of outputs:
+        ``left_out.WHY``, of those that were left out, and ``not_judged.WHY``, of those that could not be judged.
     """
     rollouts = [rollout for gathered in asked_for for rollout in gathered.rollouts]
     groups = [group for gathered in asked_for for group in gathered.groups()]
-    dropped = sum((gathered.dropped for gathered in asked_for), Counter[str]())
+    dropped, reasons = Counter[str](), Counter[str]()
+    for gathered in asked_for:
+        dropped.update(
+            gathered.dropped
+        )  # keeps those of which there were none, so that every step has the same figures
+        reasons.update(gathered.reasons)
     return {
         "sampled_reward": fmean(rollout.reward for rollout in rollouts),
         "sampled_length": fmean(len(rollout.sequence.output) for rollout in rollouts),
         "sampled_finished": fmean(rollout.finished for rollout in rollouts),
         "not_judged": dropped["could not be judged"] / (len(rollouts) + dropped.total()),
         "no_contrast": fmean(not _tells(group) for group in groups),
+        **{f"left_out.{_metric_name(why)}": float(count) for why, count in dropped.items()},
+        **{f"not_judged.{_metric_name(why)}": float(count) for why, count in reasons.items()},
     }
+
+
+def _metric_name(reason: str) -> str:
+    return re.sub(r"\W+", "_", reason)
 
 
 def _tells(group: Rows[Rollout]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Sequence as Rows
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
@@ -12,10 +12,11 @@ from plaudit.errors import ConfigError
 from plaudit.feedback.records import Context
 from plaudit.methods.dpo import DPO, DPOConfig
 from plaudit.methods.encoding import EncodedPair
-from plaudit.methods.on_policy import OnPolicy
-from plaudit.methods.recipe import Experience, Groups, OnPolicyConfig, Recipe, Signals, Terms, Values
+from plaudit.methods.on_policy import Asker
+from plaudit.methods.recipe import Experience, Groups, OnPolicyConfig, Signalling, Signals
 from plaudit.policies import CausalLM, Reference, Sequence
 from plaudit.rewards.base import RewardSource
+from plaudit.sampling.rollouts import by_reward
 from plaudit.training import ExampleLoss, Step
 from plaudit.training.config import check
 
@@ -47,9 +48,15 @@ class OnlineDPOConfig(OnPolicyConfig):
 
 @dataclass(frozen=True, slots=True)
 class SampledPair(EncodedPair):
-    """The best and the worst output of a group; `reward` is the mean of the whole group's."""
+    """The best and the worst output of a group.
+
+    Attributes:
+        reward: the mean of the whole group's.
+        asking: figures over all that was sampled together; see `plaudit.methods.on_policy.figures`.
+    """
 
     reward: float = 0.0
+    asking: Mapping[str, float] = field(default_factory=dict)
 
 
 class OnlineDPO:
@@ -71,16 +78,19 @@ class OnlineDPO:
             )
         self.trainable = policy
         self._dpo = DPO(policy, reference, (), config.dpo)
-        self._asking = OnPolicy(policy, reward, contexts, Recipe(self.name, _no_signals, _no_objective), config)
+        self._asking = Asker(policy, reward, contexts, Signalling(self.name, _rewards), config)
 
     def collect(self, step: Step) -> list[SampledPair]:
         """The step's pairs: of each group the best output against the worst; of equals, the first against the last."""
+        self._dpo.reference.forget()  # a step that is done again computes every value in the batch that it had before
         pairs = []
-        for _, group in groupby(self._asking.collect(step), key=_context):
-            ranked = sorted((experience.rollout for experience in group), key=lambda rollout: -rollout.reward)
+        for _, found in groupby(self._asking.collect(step), key=_context):
+            group = list(found)
+            ranked = by_reward(experience.rollout for experience in group)
             best, worst = ranked[0], ranked[-1]
             margin, mean = best.reward - worst.reward, sum(rollout.reward for rollout in ranked) / len(ranked)
-            pairs.append(SampledPair(best.sequence, worst.sequence, tie=margin == 0, margin=margin, reward=mean))
+            pair = SampledPair(best.sequence, worst.sequence, tie=margin == 0, margin=margin)
+            pairs.append(replace(pair, reward=mean, asking=group[0].asking))
         return pairs
 
     def sequences(self, example: SampledPair) -> tuple[Sequence, Sequence]:
@@ -93,6 +103,7 @@ class OnlineDPO:
         told = {
             "reward": found.value.new_tensor([pair.reward for pair in examples]),
             "margin": found.value.new_tensor([pair.margin or 0.0 for pair in examples]),
+            **{name: found.value.new_tensor([pair.asking[name] for pair in examples]) for name in examples[0].asking},
         }
         tells = found.value.new_tensor([float(not pair.tie) for pair in examples])
         return ExampleLoss(found.value * tells, found.weight, {**found.metrics, **told}, tokens=found.tokens)
@@ -110,9 +121,5 @@ def _context(experience: Experience) -> tuple[int, ...]:
     return experience.rollout.sequence.context
 
 
-def _no_signals(groups: Groups) -> Signals:
+def _rewards(groups: Groups) -> Signals:
     return {"reward": groups.reward}
-
-
-def _no_objective(terms: Terms) -> Values:
-    raise NotImplementedError("Online DPO's loss is one of pairs.")

@@ -105,29 +105,38 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
-    """A method of this family.
+class Signalling:
+    """What is sampled for a method of this family, and what its rewards are turned into.
 
     Attributes:
         name: of the method.
         signals: from the rewards of groups to signals of their outputs. Where one of them is called ``kept``, outputs for
             which it is 0 are not learned from, and cost nothing after they were judged.
-        objective: from terms to (loss, weight) per output.
         fewest: outputs that a group needs.
         contrast: whether a group whose rewards are all equal teaches nothing, and is left out.
         greedy: whether the greedy output of each context is judged, too.
-        divergence: whether the objective reads the exact divergence from the frozen weights below the adapters.
         memory: numbers that `signals` carries from one asking to the next; a checkpoint holds them.
     """
 
     name: str
     signals: Callable[[Groups], Signals]
+    fewest: int = field(default=2, kw_only=True)
+    contrast: bool = field(default=True, kw_only=True)
+    greedy: bool = field(default=False, kw_only=True)
+    memory: dict[str, float] = field(default_factory=dict, kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe(Signalling):
+    """A method of this family whose loss is one of single outputs.
+
+    Attributes:
+        objective: from terms to (loss, weight) per output.
+        divergence: whether the objective reads the exact divergence from the frozen weights below the adapters.
+    """
+
     objective: Callable[[Terms], Values]
-    fewest: int = 2
-    contrast: bool = True
-    greedy: bool = False
-    divergence: bool = False
-    memory: dict[str, float] = field(default_factory=dict)
+    divergence: bool = field(default=False, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)

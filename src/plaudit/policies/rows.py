@@ -68,6 +68,11 @@ class AllowedTokens:
         return kept
 
 
+def skip_rows(count: int, generator: torch.Generator) -> None:
+    """Leave the generator as if so many rows had been made; another process makes them."""
+    torch.randint(2**63 - 1, (count,), generator=generator)
+
+
 def new_rows(contexts: Rows[TokenIds], n: int, generator: torch.Generator) -> list[Row]:
     """n rows of each context, each with random numbers of its own that the generator seeds, in the order of the contexts."""
     seeds = torch.randint(2**63 - 1, (len(contexts) * n,), generator=generator).tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ class Reward:
         per_step: rewards of single steps, where there are some.
         components: what the value is made of, by name.
         errors: why outputs could not be judged, a sentence each, in their order.
+        reasons: the same in few words, with how often; a run counts them.
     """
 
     value: Float[Tensor, " N"]
@@ -32,6 +34,7 @@ class Reward:
     per_step: Float[Tensor, "N T"] | None = None
     components: Mapping[str, Float[Tensor, " N"]] = field(default_factory=dict)
     errors: tuple[str, ...] = ()
+    reasons: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, value: Float[Tensor, " N"]) -> Reward:
@@ -81,6 +84,15 @@ def result(source: RewardSource, tickets: Rows[Any]) -> Reward:
     return source.reward([context for context, _ in tickets], [output for _, output in tickets])
 
 
+def remembers(source: RewardSource) -> bool:
+    """Whether its rewards depend on what it has judged before."""
+    return _holds(state_of(source))
+
+
+def _holds(state: Mapping[str, Any]) -> bool:
+    return any(_holds(value) if isinstance(value, Mapping) else True for value in state.values())
+
+
 def state_of(source: RewardSource) -> Mapping[str, Any]:
     """The source's state; nothing where it has none."""
     return source.state() if isinstance(source, Stateful) else {}
@@ -108,21 +120,23 @@ class FunctionReward:
 
     def reward(self, contexts: Rows[Context], outputs: Rows[Output]) -> Reward:
         """Rewards of N outputs given their N contexts."""
-        values, errors = [], []
+        values, errors, reasons = [], [], Counter[str]()
         for context, output in zip(contexts, outputs, strict=True):
-            given, trouble = self._judge(context, output)
+            given, trouble, reason = self._judge(context, output)
             values.append(math.nan if given is None else float(given))
-            errors.extend([f"{self.name} {trouble}: {output.text[:80]!r}"] if trouble else [])
+            if trouble:
+                errors.append(f"{self.name} {trouble}: {output.text[:80]!r}")
+                reasons[reason] += 1
         value = torch.tensor(values, dtype=torch.float32)
-        return Reward(value, ~value.isnan(), components={self.name: value}, errors=tuple(errors))
+        return Reward(value, ~value.isnan(), components={self.name: value}, errors=tuple(errors), reasons=reasons)
 
-    def _judge(self, context: Context, output: Output) -> tuple[float | None, str]:
+    def _judge(self, context: Context, output: Output) -> tuple[float | None, str, str]:
         try:
             value = self._function(context, output)
         except Exception as error:  # noqa: BLE001 - whatever it raises, the run goes on without this output
-            return None, f"raised {type(error).__name__} ({error})"
+            return None, f"raised {type(error).__name__} ({error})", f"raised {type(error).__name__}"
         if value is None:
-            return None, "could not judge"
+            return None, "could not judge", "could not judge"
         if not math.isfinite(value):
-            return None, f"gave {value}, and a finite number was expected"
-        return value, ""
+            return None, f"gave {value}, and a finite number was expected", "not finite"
+        return value, "", ""

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from plaudit.errors import CheckpointError, PolicyError
+from plaudit.errors import CheckpointError, PolicyError, require
 from plaudit.feedback.records import Context, Output
 from plaudit.policies.adapters import keeping_trained
 from plaudit.policies.base import by_context
@@ -155,6 +155,24 @@ class RewardModel:
         generator = torch.Generator().manual_seed(seed)
         scorer = RewardScorer(policy.model, compute_dtype=policy.compute_dtype, generator=generator)
         return cls(scorer.to(policy.device), policy.encoder, base=policy.name, packer=policy.packer)
+
+    def take(self, folder: Path) -> None:
+        """Take adapters, head and offset of a reward model with adapters of the same setting that `save` wrote.
+
+        Raises:
+            CheckpointError: they are not there, are damaged, or of another setting.
+        """
+        try:
+            weights = load_file(folder / ADAPTER / "adapter_model.safetensors")
+            head = load_file(folder / "head.safetensors")["weight"]
+            offset = float(json.loads((folder / "reward.json").read_text())["offset"])
+            with quiet_transformers(), torch.no_grad():
+                peft = require("peft", extra="lm")
+                peft.set_peft_model_state_dict(self._scorer.model, weights, adapter_name=ADAPTER)
+                self._scorer.head.weight.copy_(head)
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            raise CheckpointError(f"The reward model in {folder} is damaged or of another setting: {error}") from error
+        self.offset = offset
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:

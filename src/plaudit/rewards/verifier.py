@@ -125,7 +125,8 @@ class VerifierReward:
             for finding, output in zip(findings, outputs, strict=True)
             if finding.outcome == "could_not_judge"
         )
-        return Reward(value, judged, components={self._verifier.name: value}, errors=errors)
+        reasons = {"could not judge": len(errors)} if errors else {}
+        return Reward(value, judged, components={self._verifier.name: value}, errors=errors, reasons=reasons)
 
 
 def verdicts(contexts: Rows[Context], outputs: Rows[Output], findings: Rows[Finding], *, source: str) -> list[Verdict]:

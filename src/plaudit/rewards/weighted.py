@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
@@ -85,17 +86,18 @@ class WeightedReward:
             restore(part.source, state[name])
 
     def _sum(self, given: list[Reward], number: int) -> Reward:
-        components, errors = {}, []
+        components, errors, reasons = {}, [], Counter[str]()
         for (name, part), reward in zip(self.parts.items(), given, strict=True):
             self._check_values(name, part, reward, number)
             components[name] = torch.where(reward.judged, reward.value, math.nan)
             if len(reward.components) > 1:
                 components |= {f"{name}.{inner}": values for inner, values in reward.components.items()}
             errors += [f"{name}: {error}" for error in reward.errors]
+            reasons.update({f"{name}: {reason}": count for reason, count in reward.reasons.items()})
         score = torch.stack([reward.value for reward in given], -1)
         judged = torch.stack([reward.judged for reward in given], -1)
         total = composite_reward(score, weights=self._weights, judged=judged)
-        return Reward(total.reward, total.judged, components=components, errors=tuple(errors))
+        return Reward(total.reward, total.judged, components=components, errors=tuple(errors), reasons=reasons)
 
     def _check_values(self, name: str, part: Part, reward: Reward, number: int) -> None:
         if reward.value.shape != (number,):

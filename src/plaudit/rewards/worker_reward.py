@@ -62,15 +62,16 @@ class WorkerReward:
 
     def result(self, tickets: Rows[Ticket]) -> Reward:
         """Rewards of the outputs that were submitted, once all are there: each call ends at its time limit."""
-        values, errors = [], []
+        values, errors, reasons = [], [], Counter[str]()
         for future, output in tickets:
             given, reason, trouble = _read(future.result())
             values.append(given)
             if trouble:
-                self.reasons[reason] += 1
+                reasons[reason] += 1
                 errors.append(f"{self.name} {trouble}: {output.text[:80]!r}")
+        self.reasons.update(reasons)
         value = torch.tensor(values, dtype=torch.float32)
-        return Reward(value, ~value.isnan(), components={self.name: value}, errors=tuple(errors))
+        return Reward(value, ~value.isnan(), components={self.name: value}, errors=tuple(errors), reasons=reasons)
 
     def close(self) -> None:
         """End the workers."""

@@ -1,4 +1,4 @@
-"""Alarms: metrics that should stay in a band, such as the KL, the entropy or the length of outputs."""
+"""Alarms: metrics that should stay in a band, such as the KL or the length of outputs, and rewards that come apart."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from plaudit.errors import ConfigError
+from plaudit.evaluation.overoptimisation import proxy_up_gold_down
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +50,24 @@ class Watch:
                 self._waiting.remove(alarm)
         self._begun = True
         return said
+
+
+def reward_hacking(looks: Sequence[Mapping[str, float]]) -> str | None:
+    """What is to be said of looks at which the reward that is optimised rose and a second one fell; see `proxy_up_gold_down`.
+
+    Args:
+        looks: metrics with step, reward, gold and gold_error; those without gold are left out.
+    """
+    rows = [row for row in looks if "gold" in row]
+    if not rows:
+        return None
+    proxy, gold, error = ([row[name] for row in rows] for name in ("reward", "gold", "gold_error"))
+    found = proxy_up_gold_down(proxy, gold, error)
+    if found.alarm is None:
+        return None
+    best, alarm = rows[found.best], rows[found.alarm]
+    return (
+        f"Step {alarm['step']:g}: the reward that is optimised rose from {best['reward']:.4g} to {alarm['reward']:.4g} since "
+        f"step {best['step']:g}, where the second reward was highest, and that fell from {best['gold']:.4g} to "
+        f"{alarm['gold']:.4g}: suspicion of reward hacking."
+    )

@@ -33,10 +33,11 @@ class TrainingConfig:
         adam_beta2: decay of AdamW's second moment.
         adam_epsilon: added to the root of the second moment.
         max_grad_norm: gradients with a larger norm are scaled down to it; 0 leaves them.
-        evaluate_every: steps between looks at the held-out examples; 0 looks only at the end.
+        evaluate_every: steps between looks at the held-out examples; 0 looks only at the end. A method that learns from its
+            own samples looks at the reward of its answers to held-out contexts; 0 never.
         checkpoint_every: steps between checkpoints; 0 writes only the last.
         keep_checkpoints: how many checkpoints stay.
-        patience: stop after so many looks at the held-out examples without a better loss, and take the best weights; 0 never.
+        patience: stop after so many looks without a better loss or reward, and take the best weights; 0 never.
         seed: of every random choice.
         trackers: where else to log: tensorboard, wandb, trackio, mlflow.
     """

@@ -31,7 +31,7 @@ from plaudit.training.checkpoint import (
     trained_weights,
 )
 from plaudit.training.config import TrainingConfig
-from plaudit.training.method import ExampleLoss, Method, Step
+from plaudit.training.method import ExampleLoss, Look, Method, Step
 from plaudit.training.micro_batches import by_size, by_tokens
 from plaudit.training.optimizers import make_optimizer
 from plaudit.training.randomness import derive
@@ -56,6 +56,7 @@ def train(
     *,
     steps: int,
     held_out: Sequence[ExampleT] = (),
+    look: Look | None = None,
     resume: bool = False,
     stop_after: int | None = None,
     alarms: Sequence[Alarm] = (),
@@ -68,6 +69,7 @@ def train(
         config: the loop's settings.
         steps: optimiser steps in all, see `TrainingConfig.steps`.
         held_out: examples to look at without learning from them.
+        look: what looks in place of the loss of held-out examples, such as the reward of new samples.
         resume: continue from the newest checkpoint in `run`.
         stop_after: leave after this step with a checkpoint, as an interruption would; for tests and time limits.
         alarms: metrics to watch; one that leaves its band is named once, and training goes on.
@@ -76,7 +78,7 @@ def train(
         TrainingError: a loss or gradient is not finite.
         CheckpointError: the checkpoint belongs to another model, or cannot be written.
     """
-    return _Loop(method, run, config, steps, held_out, Watch(alarms)).run(resume=resume, stop_after=stop_after)
+    return _Loop(method, run, config, steps, held_out, look, Watch(alarms)).run(resume=resume, stop_after=stop_after)
 
 
 class _Loop(Generic[ExampleT]):
@@ -87,11 +89,12 @@ class _Loop(Generic[ExampleT]):
         config: TrainingConfig,
         steps: int,
         held_out: Sequence[ExampleT],
+        look: Look | None,
         watch: Watch,
     ) -> None:
         accelerate = require("accelerate", extra="lm")
         self.method, self.folder, self.config, self.steps, self.held_out = method, run, config, steps, held_out
-        self.watch = watch
+        self.look, self.watch = look, watch
         self.accelerator = accelerate.Accelerator(
             cpu=not torch.cuda.is_available(), log_with=list(config.trackers) or None, project_dir=str(run.path)
         )
@@ -189,16 +192,18 @@ class _Loop(Generic[ExampleT]):
         return norm
 
     def _look(self) -> tuple[bool, dict[str, float]]:
-        """Metrics on the held-out examples; True when early stopping says that this was enough."""
-        if not self.held_out:
+        """Metrics of a look; True when early stopping says that this was enough."""
+        if self.look is not None:
+            found, loss = self.look(self.progress.step)
+            metrics = dict(found)
+        elif self.held_out:
+            metrics = evaluate(self.method, self.held_out, self.config, accelerator=self.accelerator)
+            loss = metrics["loss"]
+        else:
             return False, {}
-        metrics = evaluate(self.method, self.held_out, self.config, accelerator=self.accelerator)
         self._log("held_out", metrics)
-        better = self.progress.best_loss is None or metrics["loss"] < self.progress.best_loss
-        if better:
-            self.progress = replace(
-                self.progress, best_loss=metrics["loss"], best_step=self.progress.step, looks_without_gain=0
-            )
+        if self.progress.best_loss is None or loss < self.progress.best_loss:
+            self.progress = replace(self.progress, best_loss=loss, best_step=self.progress.step, looks_without_gain=0)
             if self.config.patience:
                 self._checkpoint()
         else:

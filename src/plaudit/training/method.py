@@ -60,6 +60,13 @@ class Trainable(Protocol):
     scorer: nn.Module
 
 
+class Look(Protocol):
+    """A measurement of what is trained on what it does not learn from; it changes nothing of the training."""
+
+    def __call__(self, step: int) -> tuple[Mapping[str, float], float]:
+        """Metrics after so many steps, and the number that early stopping and the best weights go by: lower is better."""
+
+
 class Method(Protocol[ExampleT]):
     """A training procedure. It owns no loop, optimiser, logger or checkpoint."""
 

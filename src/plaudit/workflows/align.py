@@ -9,23 +9,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from plaudit.errors import ConfigError
-from plaudit.evaluation import preference_accuracy
-from plaudit.evaluation.report import Row, RunReport, write_report
-from plaudit.feedback import views
+from plaudit.errors import ConfigError, TrainingError
+from plaudit.evaluation.report import RunReport, write_report
 from plaudit.feedback.examples import Pair
 from plaudit.feedback.records import Context, Feedback
-from plaudit.methods import DPO, SFT, EncodedPair, encode_demonstrations, encode_pairs
-from plaudit.policies import CausalLM, Reference, ReferenceCache
-from plaudit.policies import Sequence as TokenSequence
-from plaudit.progress import console, track
+from plaudit.methods import OFFLINE
+from plaudit.policies import CausalLM
+from plaudit.progress import console
 from plaudit.rewards import RewardModel
-from plaudit.training import RunFolder, train
-from plaudit.training.randomness import batch_indices, numpy_generator
+from plaudit.training import RunFolder
+from plaudit.training.alarms import reward_hacking
+from plaudit.training.randomness import numpy_generator
 from plaudit.workflows.answers import distinct_contexts, kept_answers
-from plaudit.workflows.comparing import log_ratios_to_start, measure_answers
+from plaudit.workflows.comparing import measure_answers
 from plaudit.workflows.config import AlignConfig, to_mapping
 from plaudit.workflows.contexts import contexts_to_ask
 from plaudit.workflows.feedback_data import (
@@ -38,7 +34,9 @@ from plaudit.workflows.feedback_data import (
     summarise,
 )
 from plaudit.workflows.judging import expect_askable, judge_endpoint, kept_judgements
-from plaudit.workflows.measure import Answers, Asked, Comparison, JudgeQuality, Optimised, Utility, reward_gain
+from plaudit.workflows.looks import watched
+from plaudit.workflows.measure import GOLD, Answers, Asked, Comparison, JudgeQuality, Optimised, Utility, reward_gain
+from plaudit.workflows.offline import OfflineLearner
 from plaudit.workflows.online import OnlineLearner, share_not_judged
 from plaudit.workflows.profile import keep_profile, profiled_run
 from plaudit.workflows.reporting import begin_report, reward_curves, training_curves, with_comparison
@@ -113,15 +111,17 @@ def _align(
     )
     before = kept_answers("before", run, policy, asked, config.evaluation, seed=seed) if asked else ()
     judge, quality = _judge(config, policy, pairs, run, resuming=resuming)
-    learner: _Learner | OnlineLearner
+    learner: OfflineLearner | OnlineLearner
     if config.online is None:
-        learner = _Learner(policy, config, data, pairs, run)
+        learner = OfflineLearner(policy, config, data, pairs, run)
     else:
         learner = OnlineLearner(policy, config, data, pairs, run, resuming=resuming)
     learner.learn(resuming=resuming)
     policy.save(run.model)
-    after = kept_answers("after", run, policy, asked, config.evaluation, seed=seed) if asked else ()
-    measured = _measure(config, learner, Answers(asked, before, after), judge, run, utility) if asked else _Measured()
+    posed = tuple(map(learner.asked, asked))
+    after = kept_answers("after", run, policy, posed, config.evaluation, seed=seed) if asked else ()
+    answers = Answers(asked, before, after, posed)
+    measured = _measure(config, learner, answers, judge, run, utility) if asked else _Measured()
     report = begin_report(
         run,
         title=f"{config.method.upper()} on {config.about}",
@@ -140,7 +140,8 @@ def _align(
         optimised=measured.optimised,
     )
     judged = [reward_curves(RunFolder(run.path / part)) for part in ("judge", "reward")]
-    report = replace(report, curves={**training_curves(run), **judged[0], **judged[1]})
+    curves = {**training_curves(run), **judged[0], **judged[1]}
+    report = replace(report, curves=curves, watched=watched(run))
     page, _ = write_report(report, run.path)
     keep_profile(report, run)
     console.print(f"{report.verdict}\nModel: {run.model}\nReport: {page}")
@@ -158,7 +159,7 @@ class _Measured:
 
 def _measure(
     config: AlignConfig,
-    learner: _Learner | OnlineLearner,
+    learner: OfflineLearner | OnlineLearner,
     answers: Answers,
     judge: RewardModel | None,
     run: RunFolder,
@@ -182,93 +183,11 @@ def _measure(
     optimised = None
     if rewards is not None:
         gain = reward_gain(rewards, answers, generator=numpy_generator(seed, "gain"))
-        optimised = Optimised(gain, judges=alone, not_judged=share_not_judged(run))
+        second = learner.gold_rewards(answers)
+        gold = second and reward_gain(second, answers, generator=numpy_generator(seed, "gold"), name=GOLD)
+        hacking = reward_hacking([row for row in run.metrics() if row["split"] == "held_out"])
+        optimised = Optimised(gain, alone, share_not_judged(run), gold or None, hacking)
     return _Measured(answers, comparison, optimised)
-
-
-class _Learner:
-    """A method that learns from feedback as it is, on the policy, with its reference."""
-
-    quality = None
-
-    def __init__(
-        self,
-        policy: CausalLM,
-        config: AlignConfig,
-        data: FeedbackData[Any],
-        pairs: FeedbackData[Pair],
-        run: RunFolder,
-    ) -> None:
-        self.policy, self.config, self.run = policy, config, run
-        self.held_out_pairs, _ = encode_pairs([pair for pair in pairs.held_out if not pair.tie], policy.encoder)
-        self.examples, self.held_out = self._encode(data)
-        batch_size = 2 * config.training.micro_batch_size
-        self.reference = Reference(policy, batch_size=batch_size, shared=ReferenceCache())
-
-    def learn(self, *, resuming: bool) -> None:
-        """Prepare the reference, then train."""
-        self._prepare_reference()
-        method: Any
-        if self.config.method == "dpo":
-            method = DPO(self.policy, self.reference, self.examples, self.config.dpo)
-        else:
-            method = SFT(self.policy, self.examples, self.config.sft)
-        steps = self.config.training.steps(len(self.examples))
-        train(method, self.run, self.config.training, steps=steps, held_out=self.held_out, resume=resuming)
-
-    def implicit_accuracy(self) -> Row | None:
-        """How often the policy's own implicit reward, the log-ratio, agrees with held-out comparisons."""
-        pairs = self.held_out_pairs
-        if not pairs:
-            return None
-        sequences = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
-        ratio = np.array(self.log_ratios(sequences))
-        estimate = preference_accuracy(
-            ratio[: len(pairs)] - ratio[len(pairs) :],
-            generator=numpy_generator(self.config.training.seed, "implicit"),
-            clusters=[pair.chosen.context for pair in pairs],
-        )
-        return Row(
-            "Policy's implicit reward: held-out accuracy",
-            estimate,
-            "up",
-            0.5,
-            f"Share of {len(pairs)} held-out comparisons whose winner the training made likelier; chance is 50 %.",
-        )
-
-    def log_ratios(self, sequences: Sequence[TokenSequence]) -> list[float]:
-        """log π - log π_ref of each output, summed over its tokens."""
-        return log_ratios_to_start(self.policy, self.reference, self.config, sequences)
-
-    def rewards(self, answers: Answers) -> None:
-        """No reward is optimised."""
-
-    def _encode(self, data: FeedbackData[Any]) -> tuple[list[Any], list[Any]]:
-        encoder = self.policy.encoder
-        if self.config.method == "dpo":
-            found, _ = encode_pairs(data.train, encoder)
-            return found, self.held_out_pairs
-        shown, _ = encode_demonstrations(data.train, encoder)
-        kept, _ = encode_demonstrations(data.held_out, encoder)
-        return shown, kept
-
-    def _prepare_reference(self) -> None:
-        file = self.run.path / "reference.safetensors"
-        if file.is_file():
-            self.reference.load(file)
-        needed = [*self.held_out_pairs, *(self._visited() if self.config.method == "dpo" else ())]
-        sequences = [side for pair in needed for side in (pair.chosen, pair.rejected)]
-        with track("Reference log-probabilities", len(sequences)) as bar:
-            self.reference.prepare(sequences, progress=bar.advance)
-        if sequences and not file.is_file():
-            self.reference.save(file)
-
-    def _visited(self) -> list[EncodedPair]:
-        """The pairs that training will come to; a run of few steps does not see them all."""
-        training, count = self.config.training, len(self.examples)
-        steps = range(training.steps(count))
-        seen = {i for step in steps for i in batch_indices(count, training.batch_size, step, seed=training.seed)}
-        return [self.examples[index] for index in sorted(seen)]
 
 
 def _records(config: AlignConfig, run: RunFolder, *, resuming: bool) -> list[Feedback]:
@@ -283,10 +202,10 @@ def views_of(
 ) -> tuple[FeedbackData[Any], FeedbackData[Pair]]:
     """The method's own examples, and the pairs for judge, reward and the policy's accuracy, split alike."""
     split = partial(split_view, held_out=config.held_out, seed=config.training.seed)
-    pairs = split(config.pairs(records, ties="drop"))
-    if config.online is not None:
-        return contexts_to_ask(records, config, run), pairs
-    return (pairs if config.method == "dpo" else split(views.demonstrations(records))), pairs
+    pairs = config.pairs(records, ties="drop")
+    if (method := OFFLINE.get(config.method)) is None:
+        return contexts_to_ask(records, config, run), split(pairs)
+    return split(method.view(records, pairs)), split(pairs)
 
 
 def expect_learnable(config: AlignConfig, data: FeedbackData[Any], pairs: FeedbackData[Pair]) -> None:
@@ -294,6 +213,13 @@ def expect_learnable(config: AlignConfig, data: FeedbackData[Any], pairs: Feedba
     expect_examples(data, held_out=config.held_out)
     if config.reward is not None:
         check_reward(config.reward)
+        if config.gold is not None:
+            check_reward(config.gold, setting="gold")
+        if config.training.evaluate_every and not data.held_out:
+            raise TrainingError(
+                f"held_out: {config.held_out} keeps no contexts aside, and training.evaluate_every looks at such; raise it, or "
+                "set training.evaluate_every to 0."
+            )
         if config.reward == "train":
             expect_examples(pairs, held_out=config.held_out)
     judge = config.judge

@@ -51,7 +51,9 @@ def measure_answers(
     return compare_answers(
         answers,
         rewards=rewards,
-        log_ratios=None if log_ratios is None else log_ratios(after),
+        log_ratios=None
+        if log_ratios is None
+        else log_ratios([_as_sequence(policy, *pair) for pair in answers.as_posed]),
         utility=utility,
         generator=numpy_generator(seed, "intervals"),
         asked=asked,

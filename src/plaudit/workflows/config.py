@@ -14,7 +14,30 @@ from plaudit.errors import ConfigError
 from plaudit.feedback import views
 from plaudit.feedback.examples import Pair, View
 from plaudit.feedback.records import FeedbackBase
-from plaudit.methods import ONLINE, DPOConfig, GRPOConfig, NFTConfig, OnPolicyConfig, RewardConfig, SFTConfig
+from plaudit.methods import (
+    OFFLINE,
+    ONLINE,
+    BestOfNConfig,
+    ConditioningConfig,
+    DPOConfig,
+    GRPOConfig,
+    KTOConfig,
+    NFTConfig,
+    OnlineDPOConfig,
+    OnlineMethod,
+    OnPolicyConfig,
+    ORPOConfig,
+    PPOConfig,
+    REINFORCEConfig,
+    REINFORCEPlusPlusConfig,
+    ReMaxConfig,
+    RewardConfig,
+    RLOOConfig,
+    SFTConfig,
+    SimPOConfig,
+    SuperHFConfig,
+)
+from plaudit.methods.commands import METHODS
 from plaudit.policies import LoRA, Sampling
 from plaudit.policies.loading import DType
 from plaudit.training import TrainingConfig
@@ -30,7 +53,9 @@ class EvaluationConfig:
 
     Attributes:
         contexts: held-out contexts to sample answers to; 0 skips sampling and everything that needs it.
-        outputs_per_context: answers to each, before and after.
+        contexts_at_looks: held-out contexts that a method which learns from its own samples is asked at every look, see
+            training.evaluate_every; as far as there are enough, others than those asked before and after.
+        outputs_per_context: answers to each, before and after, and at a look.
         max_new_tokens: length limit of an answer, in tokens.
         temperature: of sampling; 1 samples from the model itself.
         top_p: smallest set of tokens with this probability is sampled from.
@@ -42,6 +67,7 @@ class EvaluationConfig:
     """
 
     contexts: int = 64
+    contexts_at_looks: int = 16
     outputs_per_context: int = 1
     max_new_tokens: int = 256
     temperature: float = 1.0
@@ -54,7 +80,7 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         check(self, "contexts", self.contexts >= 0, "a whole number >= 0")
-        for name in ("outputs_per_context", "batch_size"):
+        for name in ("contexts_at_looks", "outputs_per_context", "batch_size"):
             check(self, name, getattr(self, name) >= 1, "a whole number >= 1")
         _ = self.sampling
 
@@ -147,9 +173,6 @@ class TrainRewardConfig(ModelConfig):
     reward: Annotated[RewardConfig, Parameter(group="Objective")] = RewardConfig()
 
 
-OFFLINE = ("dpo", "sft")
-
-
 @dataclass(frozen=True, kw_only=True)
 class AlignConfig(ModelConfig):
     """Settings of aligning a model with feedback or with a reward.
@@ -162,15 +185,29 @@ class AlignConfig(ModelConfig):
             chat a row (.jsonl); by default the feedback's contexts.
         reward: what such a method is rewarded by: the folder of a reward model, train (a reward model, on the feedback's
             comparisons), or python:MODULE:FUNCTION, a trusted function of (context, output), two texts, to a number or None.
+        gold: a second reward, that is meant and not optimised: the folder of a reward model, or python:MODULE:FUNCTION. It
+            judges the answers at looks and at the end, and an alarm says where it falls while the reward rises.
         judge: who compares the answers before and after: train (a reward model, on the feedback's comparisons), none, the
             folder of a reward model, or openai:MODEL@URL, a model behind an OpenAI-compatible address.
         judge_key_env: name of the environment variable with the API key of a judge behind an address.
         training: the training loop.
         judge_training: the training loop of a judge or reward that is trained.
         dpo: settings of the method dpo.
-        sft: settings of the method sft.
+        sft: settings of sft and feedme.
+        kto: settings of the method kto.
+        orpo: settings of the method orpo.
+        simpo: settings of the method simpo.
+        conditioning: settings of the method conditioning.
         grpo: settings of grpo and its variants.
         nft: settings of nft and rft.
+        ppo: settings of the method ppo.
+        reinforce: settings of the method reinforce.
+        rloo: settings of the method rloo.
+        remax: settings of the method remax.
+        reinforce_plus_plus: settings of reinforce_plus_plus and its variant with the group's mean as a baseline.
+        best_of_n: settings of the method best_of_n, which is RAFT or, with many updates_per_rollout, expert iteration.
+        superhf: settings of the method superhf.
+        online_dpo: settings of the method online_dpo.
         evaluation: how the model is compared with where it started.
     """
 
@@ -178,55 +215,92 @@ class AlignConfig(ModelConfig):
     method: str = "dpo"
     contexts: Path | None = None
     reward: str | None = None
+    gold: str | None = None
     judge: str = "train"
     judge_key_env: str | None = None
     training: Annotated[TrainingConfig, Parameter(group="Training")] = TrainingConfig()
     judge_training: Annotated[TrainingConfig, Parameter(group="Training of the judge")] = TrainingConfig()
     dpo: Annotated[DPOConfig, Parameter(group="Method: dpo")] = DPOConfig()
-    sft: Annotated[SFTConfig, Parameter(group="Method: sft")] = SFTConfig()
+    sft: Annotated[SFTConfig, Parameter(group="Methods: sft, feedme")] = SFTConfig()
+    kto: Annotated[KTOConfig, Parameter(group="Method: kto")] = KTOConfig()
+    orpo: Annotated[ORPOConfig, Parameter(group="Method: orpo")] = ORPOConfig()
+    simpo: Annotated[SimPOConfig, Parameter(group="Method: simpo")] = SimPOConfig()
+    conditioning: Annotated[ConditioningConfig, Parameter(group="Method: conditioning")] = ConditioningConfig()
     grpo: Annotated[GRPOConfig, Parameter(group="Methods: grpo, dr_grpo, dapo, gspo, cispo")] = GRPOConfig()
     nft: Annotated[NFTConfig, Parameter(group="Methods: nft, rft")] = NFTConfig()
+    ppo: Annotated[PPOConfig, Parameter(group="Method: ppo")] = PPOConfig()
+    reinforce: Annotated[REINFORCEConfig, Parameter(group="Method: reinforce")] = REINFORCEConfig()
+    rloo: Annotated[RLOOConfig, Parameter(group="Method: rloo")] = RLOOConfig()
+    remax: Annotated[ReMaxConfig, Parameter(group="Method: remax")] = ReMaxConfig()
+    reinforce_plus_plus: Annotated[
+        REINFORCEPlusPlusConfig, Parameter(group="Methods: reinforce_plus_plus, reinforce_plus_plus_baseline")
+    ] = REINFORCEPlusPlusConfig()
+    best_of_n: Annotated[BestOfNConfig, Parameter(group="Method: best_of_n")] = BestOfNConfig()
+    superhf: Annotated[SuperHFConfig, Parameter(group="Method: superhf")] = SuperHFConfig()
+    online_dpo: Annotated[OnlineDPOConfig, Parameter(group="Method: online_dpo")] = OnlineDPOConfig()
     evaluation: Annotated[EvaluationConfig, Parameter(group="Evaluation")] = EvaluationConfig()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         judge_endpoint(self.judge, self.judge_key_env)
-        check(self, "method", self.method in (*OFFLINE, *ONLINE), f"one of {', '.join((*OFFLINE, *ONLINE))}")
+        check(self, "method", self.method in METHODS, f"one of {', '.join(METHODS)}")
         if self.method in OFFLINE:
             check(self, "feedback", self.feedback is not None, f"a store or file of feedback for {self.method}")
-            for name in ("contexts", "reward"):
+            for name in ("contexts", "reward", "gold"):
                 check(self, name, getattr(self, name) is None, f"nothing, since {self.method} samples no outputs")
             return
         check(self, "reward", self.reward is not None, "the folder of a reward model, train, or python:MODULE:FUNCTION")
         if self.feedback is None:
             check(self, "contexts", self.contexts is not None, "a file of what to ask, or feedback that has contexts")
             check(self, "reward", self.reward != "train", "one that needs no feedback, or feedback to train it on")
-        for name in ("evaluate_every", "patience"):
-            value = getattr(self.training, name)
-            if value:
-                raise ConfigError(f"training.{name}: expected 0, since {self.method} has no held-out loss, got {value}")
-        _ = self.online
+        if self.training.patience and not self.training.evaluate_every:
+            raise ConfigError(
+                "training.evaluate_every: expected a whole number >= 1, since training.patience counts looks, got 0"
+            )
+        other = self.gold is None or self.gold not in ("train", self.reward)
+        check(self, "gold", other, "another reward than the one that is optimised: a folder or python:MODULE:FUNCTION")
+        self._check_online(ONLINE[self.method])
+
+    def _check_online(self, method: OnlineMethod) -> None:
+        """Raise what the method would raise once the model is loaded."""
+        settings: OnPolicyConfig = self.settings
+        wanted = method.fewest(settings)
+        if settings.outputs_per_context < wanted:
+            raise ConfigError(
+                f"{self.section}.outputs_per_context: {self.method} compares the outputs of a context and needs at least "
+                f"{wanted}, got {settings.outputs_per_context}"
+            )
+        check(
+            self, "full", not (method.adapters and self.full), f"adapters: {self.method} reads the frozen weights below"
+        )
 
     @property
-    def online(self) -> OnPolicyConfig | None:
-        """The settings of a method that learns from its own samples, with what its name decides; None of another.
+    def section(self) -> str:
+        """The name of the section with the method's settings."""
+        kind = METHODS[self.method].config
+        return next(item.name for item in dataclasses.fields(self) if type(getattr(self, item.name)) is kind)
+
+    @property
+    def settings(self) -> Any:
+        """The method's settings, with what its name decides.
 
         Raises:
             ConfigError: they contradict the method's name.
         """
-        if (method := ONLINE.get(self.method)) is None:
-            return None
-        section, settings = next(
-            (item.name, value)
-            for item in dataclasses.fields(self)
-            if type(value := getattr(self, item.name)) is method.config
-        )
-        defaults = method.config()
-        for name, wanted in method.given.items():
+        method, section = METHODS[self.method], self.section
+        settings = getattr(self, section)
+        given = method.given if isinstance(method, OnlineMethod) else {}
+        for name, wanted in given.items():
             value = getattr(settings, name)
-            if value not in (wanted, getattr(defaults, name)):
+            if value not in (wanted, getattr(method.config(), name)):
                 raise ConfigError(f"{section}.{name}: the method {self.method} has {wanted!r}, got {value!r}")
-        return dataclasses.replace(settings, **method.given)
+        return dataclasses.replace(settings, **given)
+
+    @property
+    def online(self) -> OnPolicyConfig | None:
+        """The settings of a method that learns from its own samples; None of another."""
+        settings: OnPolicyConfig | None = self.settings if self.method in ONLINE else None
+        return settings
 
     @property
     def about(self) -> str:

@@ -33,6 +33,7 @@ from plaudit.evaluation.report import FeedbackSummary, Row, RunWarning, find_war
 from plaudit.feedback.records import Context
 from plaudit.policies import Sample
 
+GOLD = "Second reward (gold), gain"
 Utility = Callable[[Context, str], float]
 Rewards = tuple[Sequence[float | None], Sequence[float | None]]
 """Rewards of the answers before and after, in the order of `Answers.rows`; None where one could not be judged."""
@@ -86,11 +87,19 @@ def judge_quality(
 
 @dataclass(frozen=True)
 class Answers:
-    """Answers to the same contexts before and after: m contexts with n answers each, paired in order."""
+    """Answers to the same contexts before and after: m contexts with n answers each, paired in order.
+
+    Attributes:
+        contexts: what was asked.
+        before: the answers of the model before.
+        after: those of the model after.
+        posed: what the model after was asked in place of the contexts, where its method added words to them.
+    """
 
     contexts: tuple[Context, ...]
     before: tuple[tuple[Sample, ...], ...]
     after: tuple[tuple[Sample, ...], ...]
+    posed: tuple[Context, ...] | None = None
 
     @property
     def rows(self) -> list[tuple[Context, Sample, Sample]]:
@@ -106,6 +115,12 @@ class Answers:
         """The (context, answer) of each pair, before and after."""
         rows = self.rows
         return [(context, first) for context, first, _ in rows], [(context, second) for context, _, second in rows]
+
+    @property
+    def as_posed(self) -> list[tuple[Context, Sample]]:
+        """Each answer after, with what was really asked."""
+        asked = self.contexts if self.posed is None else self.posed
+        return [(context, sample) for context, group in zip(asked, self.after, strict=True) for sample in group]
 
     @property
     def clusters(self) -> list[str]:
@@ -150,11 +165,15 @@ class Optimised:
         gain: on the held-out contexts, where it could judge there.
         judges: whether it is also what compares the answers, since there is no other judge.
         not_judged: share of the outputs sampled in training that it could not judge.
+        gold: gain of the second reward, where there is one.
+        hacking: what the looks say of both, where they came apart.
     """
 
     gain: Row | None
     judges: bool
     not_judged: float
+    gold: Row | None = None
+    hacking: str | None = None
 
 
 @dataclass(frozen=True)
@@ -283,17 +302,23 @@ def compare_answers(
     )
 
 
-def reward_gain(rewards: Rewards, answers: Answers, *, generator: np.random.Generator) -> Row | None:
-    """By how much the reward that was optimised rose, over the pairs that could be judged; None where none could."""
+def reward_gain(
+    rewards: Rewards,
+    answers: Answers,
+    *,
+    generator: np.random.Generator,
+    name: str = "Reward that was optimised, gain",
+) -> Row | None:
+    """By how much a reward rose, over the pairs of answers that could be judged; None where none could."""
     pairs = zip(*rewards, answers.clusters, strict=True)
-    kept = [(first, second, name) for first, second, name in pairs if first is not None and second is not None]
+    kept = [(first, second, place) for first, second, place in pairs if first is not None and second is not None]
     if not kept:
         return None
     before, after, clusters = (list(column) for column in zip(*kept, strict=True))
     total = len(answers.clusters)
     left_out = total - len(kept)
     return Row(
-        "Reward that was optimised, gain",
+        name,
         paired_difference(after, before, generator=generator, clusters=clusters),
         "up",
         0.0,

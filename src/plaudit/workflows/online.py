@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from statistics import fmean
 
 from plaudit.feedback.examples import Pair, Posed
 from plaudit.feedback.records import Context
-from plaudit.methods import ONLINE, OnPolicy, OnPolicyConfig
+from plaudit.methods import ONLINE, OnlineParts, OnPolicyConfig
 from plaudit.policies import CausalLM, Reference, Sample
 from plaudit.policies import Sequence as TokenSequence
 from plaudit.profiling import phase
-from plaudit.rewards import RewardSource
+from plaudit.rewards import RewardModel, RewardSource
 from plaudit.training import RunFolder, TrainingConfig, train
+from plaudit.workflows.answers import distinct_contexts
 from plaudit.workflows.comparing import log_ratios_to_start
 from plaudit.workflows.config import AlignConfig
 from plaudit.workflows.feedback_data import FeedbackData
+from plaudit.workflows.looks import HeldOutLook
 from plaudit.workflows.measure import Answers, JudgeQuality, Rewards
 from plaudit.workflows.reward_models import reward_model
 from plaudit.workflows.reward_sources import function_reward, readable_by
@@ -45,6 +48,7 @@ class OnlineLearner:
         self._config, self._contexts, self._run = config, contexts, run
         self._reward: RewardSource
         self.quality: JudgeQuality | None = None
+        self._gold = self._second_reward()
         if config.reward.startswith("python:"):
             self._reward = function_reward(config.reward)
         else:
@@ -57,10 +61,11 @@ class OnlineLearner:
         config, online = self._config, self._config.online
         assert online is not None
         contexts = [posed.context for posed in self._contexts.train]
-        recipe = ONLINE[config.method].recipe(online)
-        method = OnPolicy(self.policy, self._reward, contexts, recipe, online, reference=self._reference(online))
+        named = ONLINE[config.method]
+        reference = self._reference() if named.reference(online) else None
+        method = named.make(OnlineParts(self.policy, self._reward, contexts, reference, self._value_source), online)
         steps = steps_of(config.training, online, len(contexts))
-        train(method, self._run, config.training, steps=steps, resume=resuming)
+        train(method, self._run, config.training, steps=steps, look=self._look(), resume=resuming)
 
     def log_ratios(self, sequences: Sequence[TokenSequence]) -> list[float]:
         """log π - log π_ref of each output, summed over its tokens."""
@@ -71,31 +76,62 @@ class OnlineLearner:
 
     def rewards(self, answers: Answers) -> Rewards:
         """What the reward gives for the answers before and after."""
+        return self._given(self._reward, answers)
+
+    def gold_rewards(self, answers: Answers) -> Rewards | None:
+        """What the second reward gives for them, where there is one."""
+        return None if self._gold is None else self._given(self._gold, answers)
+
+    def _given(self, source: RewardSource, answers: Answers) -> Rewards:
         sampling = self._config.evaluation.sampling
 
         def side(rows: list[tuple[Context, Sample]]) -> list[float | None]:
             outputs = [self.policy.output(sample, sampling) for _, sample in rows]
             with phase("reward"):
-                found = self._reward.reward([context for context, _ in rows], outputs)
+                found = source.reward([context for context, _ in rows], outputs)
             known = (found.judged & found.value.isfinite()).tolist()
             return [value if good else None for value, good in zip(found.value.tolist(), known, strict=True)]
 
         before, after = answers.sides
         return side(before), side(after)
 
-    def _reference(self, online: OnPolicyConfig) -> Reference | None:
-        """The model before; without adapters it is held in memory beside the policy, whose weights move."""
-        if not online.kl_coefficient:
+    def asked(self, context: Context) -> Context:
+        """What the trained model is asked for a context: the context."""
+        return context
+
+    def _second_reward(self) -> RewardSource | None:
+        gold = self._config.gold
+        if gold is None:
             return None
+        if gold.startswith("python:"):
+            return function_reward(gold, setting="gold")
+        given = RewardModel.load(Path(gold).expanduser(), dtype=self._config.dtype, device=self._config.device)
+        return readable_by(given, self.policy)
+
+    def _look(self) -> HeldOutLook | None:
+        """The look at held-out contexts, the last of the order whose first are asked before and after."""
+        config = self._config
+        if not config.training.evaluate_every:
+            return None
+        seed, held_out = config.training.seed, [posed.context for posed in self._contexts.held_out]
+        contexts = distinct_contexts(held_out, len(held_out), seed=seed)[-config.evaluation.contexts_at_looks :]
+        return HeldOutLook(self.policy, self._reward, self._gold, contexts, config.evaluation, self._run, seed=seed)
+
+    @property
+    def _value_source(self) -> RewardModel | CausalLM:
+        return self._reward if isinstance(self._reward, RewardModel) else self.policy
+
+    def _reference(self) -> Reference:
+        """The model before; without adapters it is held in memory beside the policy, whose weights move."""
         config, policy = self._config, self.policy
         start = policy if policy.has_adapters else CausalLM.load(config.model, **config.loading)
         return Reference(start, batch_size=2 * config.training.micro_batch_size)
 
 
 def steps_of(training: TrainingConfig, online: OnPolicyConfig, contexts: int) -> int:
-    """Optimiser steps in all: `epochs` passes over the contexts, `updates_per_rollout` for each asking."""
+    """Optimiser steps in all: `epochs` passes over the contexts, `steps_per_rollout` for each asking."""
     askings = replace(training, batch_size=online.contexts_per_rollout, max_steps=None).steps(contexts)
-    steps = askings * online.updates_per_rollout
+    steps = askings * online.steps_per_rollout
     return steps if training.max_steps is None else min(steps, training.max_steps)
 
 

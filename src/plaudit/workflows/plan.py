@@ -56,7 +56,7 @@ def _work(config: AlignConfig | TrainRewardConfig, examples: int) -> str:
     training = config.training
     if isinstance(config, AlignConfig) and (online := config.online) is not None:
         return (
-            f"{steps_of(training, online, examples)} steps, {online.updates_per_rollout} for each asking of "
+            f"{steps_of(training, online, examples)} steps, {online.steps_per_rollout} for each asking of "
             f"{online.contexts_per_rollout} contexts with {online.outputs_per_context} outputs each."
         )
     return f"{training.steps(examples)} steps of {training.batch_size} examples."

@@ -60,11 +60,12 @@ def with_comparison(
     samples: int = 8,
 ) -> RunReport:
     """Add how the answers changed, the judge's worth, and the policy's own accuracy on held-out pairs or its reward's gain."""
-    gain = optimised.gain if optimised else None
+    gain, gold = (optimised.gain, optimised.gold) if optimised else (None, None)
     itself = optimised is not None and optimised.judges
     headline = [
         *(comparison.rows if comparison else ()),
         *([gain] if gain else ()),
+        *([gold] if gold else ()),
         *([implicit] if implicit else ()),
         *(judge.rows if judge else ()),
     ]
@@ -72,13 +73,14 @@ def with_comparison(
         headline=headline,
         feedback=report.feedback,
         proxy_reward_change=gain.estimate if gain else comparison.reward_change if comparison else None,
-        utility=(comparison.utility or comparison.win_rate) if comparison else None,
+        utility=(comparison.utility or gold or comparison.win_rate) if comparison else None,
         divergence=comparison.divergence if comparison else None,
         lengths=comparison.lengths if comparison else None,
         length_controlled=comparison.length_controlled if comparison else None,
         overconfidence=judge.overconfidence if judge else None,
         judged_by_itself=itself,
         not_judged=optimised.not_judged if optimised else 0.0,
+        hacking=optimised.hacking if optimised else None,
     )
     return replace(
         report,
@@ -101,6 +103,9 @@ def training_curves(run: RunFolder) -> dict[str, Curve]:
         ("train", "no_contrast"): "Groups whose rewards are all equal",
         ("train", "sampled_finished"): "Sampled outputs that ended by themselves",
         ("train", "sampled_length"): "Length of the sampled outputs",
+        ("held_out", "reward"): "Held-out reward",
+        ("held_out", "gold"): "Held-out second reward (gold)",
+        ("held_out", "length"): "Length of held-out answers",
         ("train", "kl"): "KL to the model before, per output",
         ("train", "loss"): "Training loss",
         ("held_out", "loss"): "Held-out loss",
@@ -110,7 +115,13 @@ def training_curves(run: RunFolder) -> dict[str, Curve]:
         ("train", "gradient_norm"): "Gradient norm before clipping",
     }
     shares = ("accuracy", "not_judged", "no_contrast", "sampled_finished")
-    units = {"loss": "nats", "kl": "nats", "sampled_length": "tokens", **dict.fromkeys(shares, "share")}
+    units = {
+        "loss": "nats",
+        "kl": "nats",
+        "sampled_length": "tokens",
+        "length": "tokens",
+        **dict.fromkeys(shares, "share"),
+    }
     curves = {}
     for (split, metric), name in named.items():
         points = [(row["step"], row[metric]) for row in rows if row["split"] == split and metric in row]

@@ -31,8 +31,13 @@ def reward_model(
     """
     seed = config.training.seed
     given = Path(where).expanduser() if where != "train" else path / "model"
-    if (given / "reward.json").is_file():
+    trained = (given / "reward.json").is_file()
+    if trained and where == "train" and policy.has_adapters:  # as it was when it was trained: on the policy's trunk
+        model = RewardModel.on(policy, config.lora, seed=seed)
+        model.take(given)
+    elif trained:
         model = RewardModel.load(given, dtype=config.dtype, device=config.device)
+    if trained:
         held_out, _ = encode_pairs(pairs.held_out, model.encoder)
         return model, measure_reward_model(model, held_out, seed=seed)
     begun = (path / "config.toml").is_file()

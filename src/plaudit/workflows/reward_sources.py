@@ -19,17 +19,17 @@ from plaudit.rewards import FunctionReward, Reward, RewardModel, RewardSource
 _FUNCTION = re.compile(r"python:(?P<module>[\w.]+):(?P<name>\w+)")
 
 
-def check_reward(reward: str) -> None:
+def check_reward(reward: str, *, setting: str = "reward") -> None:
     """Raise what would keep the reward from judging, before a model is loaded.
 
     Raises:
         ConfigError: it is none of the three forms, or names a function that is not there or takes other arguments.
     """
     if reward.startswith("python:"):
-        text_function(reward)
+        text_function(reward, setting=setting)
     elif reward != "train" and not is_reward_model(reward):
         raise ConfigError(
-            "reward: expected the folder of a reward model (RUN/model of `plaudit train reward`), train, or "
+            f"{setting}: expected the folder of a reward model (RUN/model of `plaudit train reward`), train, or "
             f"python:MODULE:FUNCTION, got {reward!r}"
         )
 
@@ -39,7 +39,7 @@ def is_reward_model(folder: str) -> bool:
     return (Path(folder).expanduser() / "reward.json").is_file()
 
 
-def text_function(reward: str) -> Callable[[str, str], float | None]:
+def text_function(reward: str, *, setting: str = "reward") -> Callable[[str, str], float | None]:
     """The function that ``python:MODULE:FUNCTION`` names; modules of the current folder are found after installed ones.
 
     It is imported and called in this process, so it must be trusted.
@@ -48,7 +48,9 @@ def text_function(reward: str) -> Callable[[str, str], float | None]:
         ConfigError: there is no such module or function, or it does not take two texts.
     """
     if (form := _FUNCTION.fullmatch(reward)) is None:
-        raise ConfigError(f"reward: expected python:MODULE:FUNCTION, such as python:my_rewards:brevity, got {reward!r}")
+        raise ConfigError(
+            f"{setting}: expected python:MODULE:FUNCTION, such as python:my_rewards:brevity, got {reward!r}"
+        )
     if (here := os.getcwd()) not in sys.path:  # noqa: PTH109 - an entry of sys.path is a string
         sys.path.append(here)
     try:
@@ -56,32 +58,32 @@ def text_function(reward: str) -> Callable[[str, str], float | None]:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{form['module']}.".startswith(f"{error.name}."):
             raise ConfigError(
-                f"reward: {form['module']} needs the module {error.name}, which is not installed"
+                f"{setting}: {form['module']} needs the module {error.name}, which is not installed"
             ) from error
         raise ConfigError(
-            f"reward: there is no module {form['module']!r} in {here} or among the installed ones"
+            f"{setting}: there is no module {form['module']!r} in {here} or among the installed ones"
         ) from error
     except Exception as error:  # whatever the user's module raises is the user's to mend
-        raise ConfigError(f"reward: importing {form['module']} raised {type(error).__name__}: {error}") from error
+        raise ConfigError(f"{setting}: importing {form['module']} raised {type(error).__name__}: {error}") from error
     function = getattr(module, form["name"], None)
     if not callable(function):
         own = sorted(name for name, value in vars(module).items() if inspect.isfunction(value))
         raise ConfigError(
-            f"reward: {form['module']} has no function {form['name']!r}; it has {', '.join(own) or 'none'}"
+            f"{setting}: {form['module']} has no function {form['name']!r}; it has {', '.join(own) or 'none'}"
         )
     try:
         inspect.signature(function).bind("context", "output")
     except TypeError as error:
         raise ConfigError(
-            "reward: expected a function of two texts, the context and the output, "
+            f"{setting}: expected a function of two texts, the context and the output, "
             f"got {form['name']}{inspect.signature(function)}"
         ) from error
     return function  # type: ignore[no-any-return]
 
 
-def function_reward(reward: str) -> FunctionReward:
+def function_reward(reward: str, *, setting: str = "reward") -> FunctionReward:
     """The same as a reward; an answer that is no number, like an exception, means that it could not judge."""
-    function = text_function(reward)
+    function = text_function(reward, setting=setting)
 
     def judge(context: Context, output: Output) -> float | None:
         value = function(context.text, output.text)

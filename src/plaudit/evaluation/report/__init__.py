@@ -7,6 +7,8 @@ from plaudit.evaluation.report.run_report import (
     RunReport,
     RunWarning,
     Sample,
+    Watched,
+    WatchedAnswer,
 )
 from plaudit.evaluation.report.warnings import WarningThresholds, find_warnings
 from plaudit.evaluation.report.write import render_html, render_markdown, write_report
@@ -19,6 +21,8 @@ __all__ = [
     "RunWarning",
     "Sample",
     "WarningThresholds",
+    "Watched",
+    "WatchedAnswer",
     "find_warnings",
     "render_html",
     "render_markdown",

@@ -116,6 +116,24 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
+class WatchedAnswer:
+    """An answer at a look during training, with its reward and a second one where there is one."""
+
+    step: int
+    text: str
+    reward: float
+    gold: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A held-out context and the answers that it was given at the looks."""
+
+    context: str
+    answers: tuple[WatchedAnswer, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RunWarning:
     """Something to know before the figures are believed: the rule that found it, the finding, and what to do."""
 
@@ -141,6 +159,7 @@ class RunReport:
         lengths: of the outputs before and after.
         samples: outputs side by side.
         score_name: what the samples' scores are.
+        watched: held-out contexts with their answers at the looks during training.
         warnings: see `find_warnings`.
         environment: versions, machine, seed, wall time.
         commands: what to type to get the same run.
@@ -160,6 +179,7 @@ class RunReport:
     lengths: tuple[LengthHistogram, ...] = ()
     samples: tuple[Sample, ...] = ()
     score_name: str = "reward"
+    watched: tuple[Watched, ...] = ()
     warnings: tuple[RunWarning, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
     commands: tuple[str, ...] = ()

@@ -49,6 +49,7 @@ def find_warnings(
     overconfidence: Estimate | None = None,
     judged_by_itself: bool = False,
     not_judged: float = 0.0,
+    hacking: str | None = None,
     thresholds: WarningThresholds | None = None,
 ) -> tuple[RunWarning, ...]:
     """Apply every rule whose figures are given, in the order of how much they change what the run means.
@@ -65,11 +66,13 @@ def find_warnings(
         overconfidence: of the reward model on held-out pairs.
         judged_by_itself: whether the reward that was optimised is also what says that the outputs got better.
         not_judged: share of the outputs sampled in training that the reward could not judge.
+        hacking: what looks during training say of the reward that was optimised and a second one, where they came apart.
         thresholds: where the rules start to speak.
     """
     limits = thresholds or WarningThresholds()
     found: list[RunWarning | None] = [
         _over_optimised(proxy_reward_change, utility),
+        _came_apart(hacking),
         _judged_by_itself() if judged_by_itself else None,
         _worse(headline),
         _far_away(divergence.k1 if isinstance(divergence, Divergence) else divergence, limits),
@@ -91,6 +94,16 @@ def _over_optimised(proxy: Estimate | None, utility: Row | None) -> RunWarning |
         f"The reward that was optimised rose by {proxy}, while {utility.name} fell to {utility.estimate}: "
         "the model learned to please the reward, not the people.",
         "Use an earlier checkpoint, raise beta, or collect feedback on this model's outputs and fit the reward anew.",
+    )
+
+
+def _came_apart(sentence: str | None) -> RunWarning | None:
+    if sentence is None:
+        return None
+    return RunWarning(
+        "reward hacking suspected",
+        sentence,
+        "Read the answers at the looks, take an earlier checkpoint, pull more to the reference, or mend the reward.",
     )
 
 
