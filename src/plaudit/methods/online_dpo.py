@@ -12,6 +12,7 @@ from plaudit.errors import ConfigError
 from plaudit.feedback.records import Context
 from plaudit.methods.dpo import DPO, DPOConfig
 from plaudit.methods.encoding import EncodedPair
+from plaudit.methods.entry import ANSWERS, Entry
 from plaudit.methods.on_policy import OnPolicy
 from plaudit.methods.recipe import Experience, Groups, OnPolicyConfig, Recipe, Signals, Terms, Values
 from plaudit.policies import CausalLM, Reference, Sequence
@@ -116,3 +117,12 @@ def _no_signals(groups: Groups) -> Signals:
 
 def _no_objective(terms: Terms) -> Values:
     raise NotImplementedError("Online DPO's loss is one of pairs.")
+
+
+ENTRIES = (
+    Entry(
+        "online-dpo", f"{ANSWERS}, or a judge compares two", "preference", "yes", "on-policy",
+        "samples; log-probabilities of the reference", "a judge that compares, or pairs that would be stale",
+        "Guo et al., arXiv 2402.04792",
+    ),
+)  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from plaudit.methods.entry import ANSWERS, Entry, Making
 from plaudit.methods.recipe import Groups, OnPolicyConfig, Recipe, Signals, Terms, Values
 from plaudit.objectives.imitation import superhf as superhf_objective
 from plaudit.objectives.imitation import top_outputs
@@ -48,3 +49,13 @@ def superhf(config: SuperHFConfig) -> Recipe:
         return superhf_objective(terms.log_prob, terms.divergence, kept, beta=config.beta)
 
     return Recipe("superhf", signals, objective, fewest=1, contrast=False, divergence=True)
+
+
+ENTRIES = (
+    Entry(
+        "superhf", ANSWERS, "the best of the group", "yes", "on-policy",
+        "samples; gradients of the kept ones only; the reference's distribution, a chunk at a time",
+        "as best-of-n, where a learned reward is easily gamed", "Mukobi et al., arXiv 2310.16763",
+        Making(superhf, SuperHFConfig),
+    ),
+)  # fmt: skip
