@@ -71,6 +71,16 @@ def test_what_is_no_problem_cannot_be_judged():
     assert "Expected a problem such as 12+9*3-7=, got 'How are you?'" in judged.errors[0]
 
 
+def test_every_second_unequal_demonstration_stops_after_its_first_step():
+    whole, unequal = (make(40, seed=1) for make in (arithmetic.demonstrations, arithmetic.unequal_demonstrations))
+    assert unequal[::2] == whole[::2]
+    for one, other in zip(unequal[1::2], whole[1::2], strict=True):
+        assert one.context == other.context
+        first, *rest = other.output.text.split(";")
+        assert one.output.text == first
+        assert rest
+
+
 def test_demonstrations_are_right():
     for example in arithmetic.demonstrations(50, seed=1):
         assert arithmetic.right(example.context, example.output) == 1

@@ -104,7 +104,7 @@ def test_another_model_takes_its_place(cache, tiny_model):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: decoder("arithmetics"), "testbed: expected one of arithmetic, got 'arithmetics'"),
+        (lambda: decoder("arithmetics"), "testbed: expected one of arithmetic, arithmetic-unequal, got 'arithmetics'"),
         (lambda: DecoderConfig(layers=0), "layers: expected a whole number >= 1, got 0"),
         (lambda: DecoderConfig(width=100), "width: expected a multiple of 32, got 100"),
     ],

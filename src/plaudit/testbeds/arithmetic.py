@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import accumulate, islice
 
 import numpy as np
@@ -61,6 +62,18 @@ def demonstrations(count: int, *, seed: int) -> list[Demonstrated]:
     return [
         Demonstrated(context, Output(content=Text(text=worked(context))), source="arithmetic", record_ids=())
         for context in problems(count, seed=seed)
+    ]
+
+
+def unequal_demonstrations(count: int, *, seed: int) -> list[Demonstrated]:
+    """Problems to learn from: every second answer is worked to its end, the others stop after the first step.
+
+    Whoever imitates both is wrong half the time for want of the last steps, so that a verifier has something to teach beyond
+    sums: to go on.
+    """
+    return [
+        replace(shown, output=Output(content=Text(text=shown.output.text.partition(";")[0]))) if number % 2 else shown
+        for number, shown in enumerate(demonstrations(count, seed=seed))
     ]
 
 

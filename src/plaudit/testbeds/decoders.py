@@ -47,7 +47,10 @@ class Testbed:
     demonstrations: Callable[..., Rows[Demonstrated]]
 
 
-TESTBEDS = {"arithmetic": Testbed(arithmetic.CHARACTERS, arithmetic.demonstrations)}
+TESTBEDS = {
+    "arithmetic": Testbed(arithmetic.CHARACTERS, arithmetic.demonstrations),
+    "arithmetic-unequal": Testbed(arithmetic.CHARACTERS, arithmetic.unequal_demonstrations),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
