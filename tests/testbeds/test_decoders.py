@@ -79,6 +79,14 @@ def test_contexts_and_answers_are_a_token_a_character_and_come_back(cache):
     assert strange[1] == strange[2] == policy.encoder.tokenizer.unk_token_id
 
 
+def test_every_testbed_is_written_with_its_characters(cache):
+    for name, testbed in decoders.TESTBEDS.items():
+        policy = decoders._fresh(testbed.characters, SMALL, 0)
+        for example in testbed.demonstrations(50, seed=0):
+            sequence = policy.encoder.sequence(example.context, example.output)
+            assert policy.encoder.tokenizer.unk_token_id not in (*sequence.context, *sequence.output), name
+
+
 def test_the_default_decoder_has_800_thousand_weights():
     policy = decoders._fresh(arithmetic.CHARACTERS, DecoderConfig(), 0)
     assert sum(weight.numel() for weight in policy.model.parameters()) == pytest.approx(0.8e6, rel=0.02)
@@ -104,7 +112,7 @@ def test_another_model_takes_its_place(cache, tiny_model):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: decoder("arithmetics"), "testbed: expected one of arithmetic, arithmetic-unequal, got 'arithmetics'"),
+        (lambda: decoder("arithmetics"), "testbed: expected one of arithmetic, .*instructions, got 'arithmetics'"),
         (lambda: DecoderConfig(layers=0), "layers: expected a whole number >= 1, got 0"),
         (lambda: DecoderConfig(width=100), "width: expected a multiple of 32, got 100"),
     ],

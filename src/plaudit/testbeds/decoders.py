@@ -24,7 +24,7 @@ from plaudit.methods import SFT, SFTConfig, encode_demonstrations
 from plaudit.policies import CausalLM
 from plaudit.policies.encoding import Encoder
 from plaudit.policies.reference_cache import cache_folder
-from plaudit.testbeds import arithmetic
+from plaudit.testbeds import arithmetic, instructions
 from plaudit.training import RunFolder, TrainingConfig, train
 from plaudit.training.config import check, whole
 from plaudit.training.randomness import derive
@@ -50,6 +50,7 @@ class Testbed:
 TESTBEDS = {
     "arithmetic": Testbed(arithmetic.CHARACTERS, arithmetic.demonstrations),
     "arithmetic-unequal": Testbed(arithmetic.CHARACTERS, arithmetic.unequal_demonstrations),
+    "instructions": Testbed(instructions.CHARACTERS, instructions.demonstrations),
 }
 
 
