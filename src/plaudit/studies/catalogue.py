@@ -8,7 +8,11 @@ import importlib
 from plaudit.errors import ConfigError
 from plaudit.studies.study import Study
 
-STUDIES = {"nft": "plaudit.studies.nft"}
+STUDIES = {
+    "mpo": "plaudit.studies.mpo",
+    "nft": "plaudit.studies.nft",
+    "rl_survey": "plaudit.studies.rl_survey",
+}
 """The module that holds each study as STUDY."""
 
 
