@@ -48,7 +48,7 @@ def test_matched_is_the_last_look_before_the_first_that_is_too_far():
 
 
 def test_the_budget_is_what_the_full_size_samples():
-    assert STUDY.budget.samples == FULL.samples == 2 * 600 + 32 * 64
+    assert STUDY.budget.samples == FULL.samples == 2 * 1600 + 32 * 64
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ class Size:
         decoder: what learns.
     """
 
-    pairs: int = 600
+    pairs: int = 1600
     askings: int = 32
     asked: int = 64
     held_out: int = 250
@@ -125,10 +125,14 @@ class Looking:
         return found
 
 
-def training(learning_rate: float, *, seed: int, epochs: float = 2.0, constant: bool = False) -> TrainingConfig:
-    """The loops of reward models, DPO and PPO; rates as in the study of AlpacaFarm on the same testbed."""
+def training(learning_rate: float, *, seed: int, constant: bool = False) -> TrainingConfig:
+    """The loops of reward models, DPO and PPO; rates as in the study of AlpacaFarm on the same testbed.
+
+    With 600 comparisons, two passes over them and seed 90, DPO on all pairs took the utility from 0.65 to 0.59 at a KL of 0.9,
+    and PPO ended where it began, 0.65 at 1.6: too few for a quarter of wrong labels. 1600 and one pass are a guess above.
+    """
     return TrainingConfig(
-        epochs=epochs, batch_size=32, micro_batch_size=64, learning_rate=learning_rate,
+        batch_size=32, micro_batch_size=64, learning_rate=learning_rate,
         schedule="constant" if constant else "cosine", checkpoint_every=0, seed=seed,
     )  # fmt: skip
 
