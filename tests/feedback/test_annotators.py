@@ -218,6 +218,18 @@ def test_equal_contents_are_a_tie_whatever_the_noise():
     assert pool.choice_probabilities(CONTEXT, A, made) == (0, 0, 1)
 
 
+def test_a_statement_costs_its_annotators_price_and_a_coin_costs_nothing():
+    dear, cheap = Annotator("dear", {"clear": 1.0}, price=3.0), Annotator("cheap", {"clear": 1.0}, price=1.0)
+    pool = pool_of(dear, cheap)
+    for seed in range(20):
+        price = pool.price(CONTEXT, A, B, seed=seed)
+        assert price == pool.price(CONTEXT, B, A, seed=seed) == pool.annotator(CONTEXT, seed=seed).price
+        assert pool.price(CONTEXT, A, A, seed=seed) == 0
+    noisy = pool_of(dear, label_flip=0.25)
+    free = sum(noisy.price(CONTEXT, A, B, seed=seed) == 0 for seed in range(400))
+    assert binomtest(free, 400, 0.5).pvalue > 1e-4
+
+
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
@@ -226,6 +238,7 @@ def test_equal_contents_are_a_tie_whatever_the_noise():
     [
         ({"temperature": 0.0}, "temperature of annotator 'who': expected more than 0, got 0.0"),
         ({"tie_width": -1.0}, "tie_width of annotator 'who': expected 0 or more, got -1.0"),
+        ({"price": -2.0}, "price of annotator 'who': expected 0 or more, got -2.0"),
         ({"length_bias": math.nan}, "length_bias of annotator 'who': expected a finite number, got nan"),
     ],
 )

@@ -11,25 +11,12 @@ from safetensors.torch import load_file
 from plaudit.errors import ConfigError, RewardError
 from plaudit.feedback.records import Context, Output
 from plaudit.methods import (
-    BestOfNConfig,
     GRPOConfig,
-    NFTConfig,
     OnPolicy,
-    REINFORCEConfig,
-    REINFORCEPlusPlusConfig,
-    ReMaxConfig,
-    RLOOConfig,
-    SuperHFConfig,
-    best_of_n,
     grpo,
-    nft,
-    reinforce,
-    reinforce_plus_plus,
-    remax,
-    rloo,
-    superhf,
 )
 from plaudit.methods.recipe import Experience, OnPolicyConfig, Recipe
+from plaudit.methods.registry import ENTRIES
 from plaudit.policies import CausalLM, LoRA, Reference
 from plaudit.rewards import FunctionReward, NormalisedReward
 from plaudit.sampling import Rollout
@@ -65,24 +52,14 @@ def last_weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(sorted((folder / "checkpoints").glob("step-*"))[-1] / "weights.safetensors")
 
 
-RECIPES = {
-    **{variant: (grpo, GRPOConfig, {"variant": variant}) for variant in ("grpo", "dr_grpo", "dapo", "gspo", "cispo")},
-    "nft": (nft, NFTConfig, {}),
-    "rft": (nft, NFTConfig, {"negative_weight": 0.0}),
-    "reinforce": (reinforce, REINFORCEConfig, {}),
-    "rloo": (rloo, RLOOConfig, {}),
-    "remax": (remax, ReMaxConfig, {}),
-    "reinforce++": (reinforce_plus_plus, REINFORCEPlusPlusConfig, {}),
-    "reinforce++-baseline": (reinforce_plus_plus, REINFORCEPlusPlusConfig, {"baseline": True}),
-    "best-of-n": (best_of_n, BestOfNConfig, {}),
-    "superhf": (superhf, SuperHFConfig, {"beta": 0.1}),
-}
+RECIPES = {row.name: row.making for row in ENTRIES if row.making is not None}
+OWN = {"superhf": {"beta": 0.1}}
 
 
 def build(name: str, policy: CausalLM, reward=binary, **settings) -> OnPolicy:
-    recipe, kind, own = RECIPES[name]
-    config = kind(**{**SMALL, **own, **settings})
-    return OnPolicy(policy, FunctionReward(reward), CONTEXTS, recipe(config), config)
+    making = RECIPES[name]
+    config = making.settings(**{**SMALL, **OWN.get(name, {}), **settings})
+    return OnPolicy(policy, FunctionReward(reward), CONTEXTS, making.recipe(config), config)
 
 
 @pytest.mark.parametrize("name", RECIPES)

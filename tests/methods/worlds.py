@@ -52,6 +52,7 @@ from plaudit.methods import (
 )
 from plaudit.methods.online_dpo import SampledPair
 from plaudit.methods.recipe import Experience, as_groups
+from plaudit.methods.registry import ENTRIES
 from plaudit.policies import CausalLM, LoRA, Reference
 from plaudit.policies import Sequence as TokenSequence
 from plaudit.rewards import FunctionReward, RewardModel, ValueNetwork
@@ -297,6 +298,12 @@ CASES = {
     "reward": _reward(RewardConfig()),
     "reward-margins": _reward(RewardConfig(margin_weight=0.5), margins=True),
     "reward-ties": _reward(RewardConfig(tie_width=0.4, margin_weight=0.5), ties=True, margins=True),
+}
+
+CASES |= {
+    row.name: _sampled(row.making.recipe, row.making.settings())
+    for row in ENTRIES
+    if row.making is not None and row.name not in CASES
 }
 
 

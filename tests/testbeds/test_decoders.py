@@ -9,10 +9,8 @@ import torch
 
 from plaudit.errors import ConfigError
 from plaudit.policies import CausalLM
-from plaudit.testbeds import arithmetic, decoders
-from plaudit.testbeds.decoders import TESTBEDS, DecoderConfig, decoder
 from plaudit.testbeds import arithmetic, decoders, topics
-from plaudit.testbeds.decoders import DecoderConfig, decoder
+from plaudit.testbeds.decoders import TESTBEDS, DecoderConfig, decoder
 
 SMALL = DecoderConfig(layers=1, width=32, demonstrations=64, batch_size=16)
 
@@ -90,6 +88,14 @@ def test_words_are_tokens_where_the_alphabet_is_words(cache):
     assert policy.encoder.text(sequence.output) == example.output.text
     known, unknown = policy.encoder.tokenizer("river rivers")["input_ids"]
     assert known != unknown == policy.encoder.tokenizer.unk_token_id
+
+
+def test_every_testbed_is_written_with_its_characters(cache):
+    for name, testbed in decoders.TESTBEDS.items():
+        policy = decoders._fresh(testbed.alphabet, SMALL, 0)
+        for example in testbed.demonstrations(50, seed=0):
+            sequence = policy.encoder.sequence(example.context, example.output)
+            assert policy.encoder.tokenizer.unk_token_id not in (*sequence.context, *sequence.output), name
 
 
 def test_the_default_decoder_has_800_thousand_weights():

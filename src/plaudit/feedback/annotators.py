@@ -20,6 +20,7 @@ from plaudit.errors import ConfigError
 from plaudit.feedback.records import Comparison, Context, Output, Ranking, Source, new_record_id
 
 Features = Callable[[Context, str], Mapping[str, float]]
+Key = tuple[str | int, ...]
 
 
 class ChoiceProbabilities(NamedTuple):
@@ -53,6 +54,7 @@ class Annotator:
         length_bias: utility of each e-fold of length in words; negative favours short outputs.
         temperature: > 0; the higher, the more the choice is chance.
         tie_width: >= 0, in log-odds; the larger, the more often two outputs are called equal.
+        price: >= 0, of one statement, in any unit.
     """
 
     name: str
@@ -61,15 +63,17 @@ class Annotator:
     length_bias: float = 0.0
     temperature: float = 1.0
     tie_width: float = 0.0
+    price: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("position_bias", "length_bias", "temperature", "tie_width"):
+        for name in ("position_bias", "length_bias", "temperature", "tie_width", "price"):
             if not math.isfinite(value := getattr(self, name)):
                 raise ConfigError(f"{name} of annotator {self.name!r}: expected a finite number, got {value}")
         if self.temperature <= 0:
             raise ConfigError(f"temperature of annotator {self.name!r}: expected more than 0, got {self.temperature}")
-        if self.tie_width < 0:
-            raise ConfigError(f"tie_width of annotator {self.name!r}: expected 0 or more, got {self.tie_width}")
+        for name in ("tie_width", "price"):
+            if (value := getattr(self, name)) < 0:
+                raise ConfigError(f"{name} of annotator {self.name!r}: expected 0 or more, got {value}")
 
     def utility(self, features: Mapping[str, float], text: str) -> float:
         """What an output with these features and this text is worth to the person.
@@ -135,7 +139,7 @@ class AnnotatorPool:
         """
         who = self.annotator(context, seed=seed)
         address_a, address_b = _address(a), _address(b)
-        key: tuple[str | int, ...] = (seed, context.digest, *sorted((address_a, address_b)))
+        key = _key(context, a, b, seed=seed)
         a_is_smaller = address_a <= address_b
         a_is_first = (_uniform("order", *key) < 0.5) == a_is_smaller
         choice: Literal["a", "b", "tie"] = "tie"
@@ -147,7 +151,7 @@ class AnnotatorPool:
             draw = _uniform("choice", *key)
             if draw < smaller or draw >= 1.0 - larger:
                 choice = "a" if (draw < smaller) == a_is_smaller else "b"
-            if _uniform("noise", *key) < 2 * self.label_flip:
+            if self._is_noise(key):
                 choice = "a" if (_uniform("coin", *key) < 0.5) == a_is_smaller else "b"
         return Comparison(
             id=new_record_id(),
@@ -159,6 +163,12 @@ class AnnotatorPool:
             choice=choice,
             client_id=f"simulated:{_fingerprint(*key)}",
         )
+
+    def price(self, context: Context, a: Output, b: Output, *, seed: int) -> float:
+        """What `compare` costs: nothing for outputs of equal content or where a coin decides, for then nobody is asked."""
+        if _address(a) == _address(b) or self._is_noise(_key(context, a, b, seed=seed)):
+            return 0.0
+        return self.annotator(context, seed=seed).price
 
     def rank(self, context: Context, outputs: Sequence[Output], *, seed: int) -> Ranking:
         """One ranking of several outputs, best first, by the annotator of this context.
@@ -174,10 +184,10 @@ class AnnotatorPool:
         if len(outputs) < 2:
             raise ConfigError(f"outputs: expected at least two outputs to rank, got {len(outputs)}")
         who = self.annotator(context, seed=seed)
-        key: tuple[str | int, ...] = (seed, context.digest, *sorted(map(_address, outputs)))
+        key = _key(context, *outputs, seed=seed)
         addresses = [_address(output) for output in outputs]
         shown = sorted(range(len(outputs)), key=lambda index: _uniform("shown", *key, addresses[index]))
-        careless = _uniform("noise", *key) < 2 * self.label_flip
+        careless = self._is_noise(key)
         score = []
         for index, output in enumerate(outputs):
             gumbel = -math.log(-math.log(max(_uniform("gumbel", *key, addresses[index]), 2.0**-53)))
@@ -214,6 +224,15 @@ class AnnotatorPool:
     def preference_probability(self, context: Context, a: Output, b: Output) -> float:
         """The exact probability that the pool prefers a to b, a tie being half a win: P(a) + P(tie) / 2."""
         return self.choice_probabilities(context, a, b).preference
+
+    def _is_noise(self, key: Key) -> bool:
+        """Whether a coin or a random order stands in for the annotator."""
+        return _uniform("noise", *key) < 2 * self.label_flip
+
+
+def _key(context: Context, *outputs: Output, seed: int) -> Key:
+    """What every random choice about these outputs of a context is made from, in whatever order they come."""
+    return (seed, context.digest, *sorted(map(_address, outputs)))
 
 
 def _address(output: Output) -> str:

@@ -6,6 +6,7 @@ from plaudit.methods.encoding import EncodedLabel, EncodedPair, encode_demonstra
 from plaudit.methods.grpo import GRPOConfig, grpo
 from plaudit.methods.hindsight import ConditioningConfig, conditioned, feedme
 from plaudit.methods.kto import KTO, KTOConfig
+from plaudit.methods.mpo import MPOConfig, by_gap, cross_fitted_gaps, learn_mpo
 from plaudit.methods.nft import NFTConfig, nft
 from plaudit.methods.offline import OFFLINE, OfflineMethod
 from plaudit.methods.on_policy import OnPolicy
@@ -38,6 +39,7 @@ __all__ = [
     "EncodedPair",
     "GRPOConfig",
     "KTOConfig",
+    "MPOConfig",
     "NFTConfig",
     "ORPOConfig",
     "OfflineMethod",
@@ -60,12 +62,15 @@ __all__ = [
     "SimPOConfig",
     "SuperHFConfig",
     "best_of_n",
+    "by_gap",
     "conditioned",
+    "cross_fitted_gaps",
     "encode_demonstrations",
     "encode_labelled",
     "encode_pairs",
     "feedme",
     "grpo",
+    "learn_mpo",
     "nft",
     "reinforce",
     "reinforce_plus_plus",

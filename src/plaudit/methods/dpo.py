@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from plaudit.methods.encoding import EncodedPair
+from plaudit.methods.entry import PAIRS, Entry
 from plaudit.methods.pairwise import Pairwise, sides, win_share
 from plaudit.objectives.preferences import dpo
 from plaudit.policies import CausalLM, Reference
@@ -58,3 +59,11 @@ class DPO(Pairwise):
             "log_prob_chosen": log_prob.sum().chunk(2)[0],
         }
         return ExampleLoss(value, torch.ones_like(value), metrics, tokens=sum(map(len, sequences)))
+
+
+ENTRIES = (
+    Entry(
+        "dpo", PAIRS, "preference", "yes", "off-policy", "log-probabilities of the reference, computed once",
+        "there are pairs; the default", "Rafailov et al., arXiv 2305.18290",
+    ),
+)  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
+from plaudit.methods.entry import Entry, Making, on_policy
 from plaudit.methods.recipe import Groups, OnPolicyConfig, Recipe, Signals, Terms
 from plaudit.objectives.policy_gradient import cispo, dr_grpo_advantage, grpo_advantage, gspo, ppo_clip
 from plaudit.objectives.policy_gradient import dapo as dapo_objective
@@ -73,3 +74,20 @@ def grpo(config: GRPOConfig) -> Recipe:
                 return cispo(*tokens, terms.advantage, terms.mask, clip_low=low, clip_high=high)
 
     return Recipe(config.variant, signals, objective)
+
+
+def _entry(variant: Variant, signal: str, when: str, paper: str) -> Entry:
+    return on_policy(variant, Making(grpo, GRPOConfig, {"variant": variant}), signal, when, paper)
+
+
+ENTRIES = (
+    _entry("grpo", "reward standardised in its group", "verifiable rewards; the usual one", "Shao et al., arXiv 2402.03300"),
+    _entry("dr_grpo", "reward minus the group's mean", "as grpo, without its pull to long wrong answers",
+           "Liu et al., arXiv 2503.20783"),
+    _entry("dapo", "reward standardised in its group", "long answers; with retries, where many groups are all right or wrong",
+           "Yu et al., arXiv 2503.14476"),
+    _entry("gspo", "reward standardised in its group", "several updates an asking, mixtures of experts",
+           "Zheng et al., arXiv 2507.18071"),
+    _entry("cispo", "reward standardised in its group", "several updates an asking; no token's gradient is cut off",
+           "MiniMax, arXiv 2506.13585"),
+)  # fmt: skip

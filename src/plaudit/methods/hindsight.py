@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from plaudit.errors import ConfigError
 from plaudit.feedback.examples import Demonstrated, Labelled, Pair
 from plaudit.feedback.records import Chat, Context, Text
+from plaudit.methods.entry import PAIRS, POLICY, Entry
 from plaudit.training.config import check
 
 
@@ -82,3 +83,15 @@ def conditioned(examples: Rows[Pair | Labelled], config: ConditioningConfig) -> 
 
 def _with_content(context: Context, content: Text | Chat) -> Context:
     return context.model_copy(update={"content": content})
+
+
+ENTRIES = (
+    Entry(
+        "feedme", PAIRS, "the preferred outputs", "no", "off-policy", POLICY, "a baseline for every pairwise method",
+        "Dubois et al., arXiv 2305.14387",
+    ),
+    Entry(
+        "conditioning", f"{PAIRS}; reactions, verdicts", "words in the context: good or bad", "no", "off-policy", POLICY,
+        "bad outputs shall teach, too, by fine-tuning alone", "Dubois et al., arXiv 2305.14387",
+    ),
+)  # fmt: skip

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from plaudit.methods.encoding import EncodedLabel
+from plaudit.methods.entry import Entry
 from plaudit.objectives.preferences import kto, kto_baseline
 from plaudit.policies import CausalLM, Reference, Sequence
 from plaudit.training import ExampleLoss, Stateless, Step
@@ -94,3 +95,12 @@ def mismatched(examples: Rows[EncodedLabel]) -> list[Sequence]:
         for one, other in zip(examples, before, strict=True)
         if one.sequence.context != other.sequence.context
     ]
+
+
+ENTRIES = (
+    Entry(
+        "kto", "reactions, verdicts", "label: good or bad", "yes", "off-policy",
+        "log-probabilities of the reference; one more pass a step, for the baseline",
+        "thumbs up and down without pairs, in unequal numbers", "Ethayarajh et al., arXiv 2402.01306",
+    ),
+)  # fmt: skip

@@ -12,6 +12,7 @@ from plaudit.errors import ConfigError
 from plaudit.feedback.records import Context
 from plaudit.methods.dpo import DPO, DPOConfig
 from plaudit.methods.encoding import EncodedPair
+from plaudit.methods.entry import ANSWERS, Entry
 from plaudit.methods.on_policy import Asker
 from plaudit.methods.recipe import Experience, Groups, OnPolicyConfig, Signalling, Signals
 from plaudit.policies import CausalLM, Reference, Sequence
@@ -123,3 +124,12 @@ def _context(experience: Experience) -> tuple[int, ...]:
 
 def _rewards(groups: Groups) -> Signals:
     return {"reward": groups.reward}
+
+
+ENTRIES = (
+    Entry(
+        "online-dpo", f"{ANSWERS}, or a judge compares two", "preference", "yes", "on-policy",
+        "samples; log-probabilities of the reference", "a judge that compares, or pairs that would be stale",
+        "Guo et al., arXiv 2402.04792",
+    ),
+)  # fmt: skip

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from plaudit.methods.encoding import EncodedPair
+from plaudit.methods.entry import PAIRS, POLICY, Entry
 from plaudit.methods.pairwise import Pairwise, mean_per_token, sides, win_share
 from plaudit.objectives.preferences import orpo
 from plaudit.policies import CausalLM
@@ -45,3 +46,11 @@ class ORPO(Pairwise):
         value = orpo(chosen, rejected, odds_weight=self.config.odds_weight)
         metrics = {"accuracy": win_share(chosen - rejected), "nats_per_token_chosen": -chosen}
         return ExampleLoss(value, torch.ones_like(value), metrics, tokens=sum(map(len, sequences)))
+
+
+ENTRIES = (
+    Entry(
+        "orpo", PAIRS, "preference", "no", "off-policy", POLICY, "from a base model in one stage, without fine-tuning first",
+        "Hong et al., arXiv 2403.07691",
+    ),
+)  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from plaudit.methods.entry import Making, on_policy
 from plaudit.methods.recipe import Groups, OnPolicyConfig, Recipe, Signals, Terms, Values, expect_fresh
 from plaudit.objectives.policy_gradient import policy_gradient, reinforce_advantage
 from plaudit.training.config import check
@@ -50,3 +51,11 @@ def reinforce(config: REINFORCEConfig) -> Recipe:
         return policy_gradient(terms.log_prob, terms.advantage, terms.mask)
 
     return Recipe("reinforce", signals, objective, fewest=1, contrast=False, memory=memory)
+
+
+ENTRIES = (
+    on_policy(
+        "reinforce", Making(reinforce, REINFORCEConfig), "reward minus the running mean", "one output a context; the plainest",
+        "Williams 1992; Ahmadian et al., arXiv 2402.14740",
+    ),
+)  # fmt: skip

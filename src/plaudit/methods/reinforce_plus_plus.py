@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from plaudit.methods.entry import Making, on_policy
 from plaudit.methods.recipe import Groups, OnPolicyConfig, Recipe, Signals, Terms, Values
 from plaudit.objectives.policy_gradient import (
     ppo_clip,
@@ -58,3 +59,16 @@ def reinforce_plus_plus(config: REINFORCEPlusPlusConfig) -> Recipe:
 
     name = "reinforce++-baseline" if config.baseline else "reinforce++"
     return Recipe(name, signals, objective, fewest=2 if config.baseline else 1, contrast=False)
+
+
+ENTRIES = (
+    on_policy(
+        "reinforce++", Making(reinforce_plus_plus, REINFORCEPlusPlusConfig), "reward, whitened over the batch",
+        "one output a context, several updates an asking", "Hu et al., arXiv 2501.03262",
+    ),
+    on_policy(
+        "reinforce++-baseline", Making(reinforce_plus_plus, REINFORCEPlusPlusConfig, {"baseline": True}),
+        "reward minus the group's mean, whitened over the batch",
+        "as grpo, where easy and hard contexts shall not be scaled alike", "Hu et al., arXiv 2501.03262",
+    ),
+)  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from plaudit.methods.entry import Making, on_policy
 from plaudit.methods.recipe import Groups, OnPolicyConfig, Recipe, Signals, Terms, Values, expect_fresh
 from plaudit.objectives.policy_gradient import policy_gradient, remax_advantage
 
@@ -36,3 +37,12 @@ def remax(config: ReMaxConfig) -> Recipe:
         return policy_gradient(terms.log_prob, terms.advantage, terms.mask)
 
     return Recipe("remax", signals, objective, fewest=1, contrast=False, greedy=True)
+
+
+ENTRIES = (
+    on_policy(
+        "remax", Making(remax, ReMaxConfig), "reward minus the greedy output's",
+        "one output a context, contexts of very unequal difficulty", "Li et al., arXiv 2310.10505",
+        memory="samples and one greedy output a context; no second model",
+    ),
+)  # fmt: skip

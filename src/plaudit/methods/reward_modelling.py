@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from plaudit.methods.encoding import EncodedPair
+from plaudit.methods.entry import PAIRS, Entry
 from plaudit.objectives.reward_models import bradley_terry, rao_kupper
 from plaudit.policies import Sequence
 from plaudit.rewards import RewardModel
@@ -75,3 +76,11 @@ class RewardModelling(Stateless):
             "reward_margin": torch.where(tie, torch.nan, difference),
         }
         return ExampleLoss(value, weight, metrics, tokens=sum(map(len, sequences)))
+
+
+ENTRIES = (
+    Entry(
+        "reward", f"{PAIRS}, ties, margins", "preference", "no", "off-policy", "a reward model",
+        "a judge of new outputs is needed, for the on-policy methods", "Stiennon et al., arXiv 2009.01325",
+    ),
+)  # fmt: skip

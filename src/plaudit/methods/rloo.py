@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from plaudit.methods.entry import Making, on_policy
 from plaudit.methods.recipe import Groups, OnPolicyConfig, Recipe, Signals, Terms, Values
 from plaudit.objectives.policy_gradient import rloo_advantage, sequence_ppo_clip
 from plaudit.training.config import check
@@ -44,3 +45,11 @@ def rloo(config: RLOOConfig) -> Recipe:
         )
 
     return Recipe("rloo", signals, objective)
+
+
+ENTRIES = (
+    on_policy(
+        "rloo", Making(rloo, RLOOConfig), "reward minus the mean of the others",
+        "an unbiased gradient from few outputs a context", "Ahmadian et al., arXiv 2402.14740",
+    ),
+)  # fmt: skip

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from plaudit.methods.entry import POLICY, Entry
 from plaudit.objectives import Aggregation
 from plaudit.objectives.imitation import negative_log_likelihood
 from plaudit.policies import CausalLM, Sequence
@@ -58,3 +59,11 @@ class SFT(Stateless):
         per_token = -log_prob.sum() / log_prob.lengths
         metrics = {"nats_per_token": torch.where(log_prob.lengths > 0, per_token, torch.nan)}
         return ExampleLoss(value, weight, metrics, tokens=sum(map(len, examples)))
+
+
+ENTRIES = (
+    Entry(
+        "sft", "demonstrations, edits", "none: imitation", "no", "off-policy", POLICY,
+        "there are outputs worth imitating; the usual first step", "maximum likelihood",
+    ),
+)  # fmt: skip

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from plaudit.methods.encoding import EncodedPair
+from plaudit.methods.entry import PAIRS, POLICY, Entry
 from plaudit.methods.pairwise import Pairwise, mean_per_token, sides, win_share
 from plaudit.objectives.preferences import simpo
 from plaudit.policies import CausalLM
@@ -49,3 +50,11 @@ class SimPO(Pairwise):
         reward_margin = self.config.beta * (chosen - rejected)
         metrics = {"accuracy": win_share(reward_margin), "reward_margin": reward_margin}
         return ExampleLoss(value, torch.ones_like(value), metrics, tokens=sum(map(len, sequences)))
+
+
+ENTRIES = (
+    Entry(
+        "simpo", PAIRS, "preference", "no", "off-policy", POLICY, "pairs whose outputs differ in length; no reference at hand",
+        "Meng et al., arXiv 2405.14734",
+    ),
+)  # fmt: skip

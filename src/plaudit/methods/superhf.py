@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from plaudit.methods.entry import ANSWERS, Entry, Making
 from plaudit.methods.recipe import Groups, OnPolicyConfig, Recipe, Signals, Terms, Values
 from plaudit.objectives.imitation import superhf as superhf_objective
 from plaudit.policies import Sampling
@@ -70,3 +71,13 @@ def _best(reward: Float[Tensor, "B K"], written: Bool[Tensor, "B K"], count: int
     """The `count` best of each group's written outputs, or all where there are fewer; of equals the first."""
     order = reward.masked_fill(~written, -torch.inf).argsort(dim=-1, descending=True, stable=True)
     return torch.zeros_like(written).scatter(-1, order[:, :count], torch.ones_like(written)) & written
+
+
+ENTRIES = (
+    Entry(
+        "superhf", ANSWERS, "the best of the group", "yes", "on-policy",
+        "samples; gradients of the kept ones only; the reference's distribution, a chunk at a time",
+        "as best-of-n, where a learned reward is easily gamed", "Mukobi et al., arXiv 2310.16763",
+        Making(superhf, SuperHFConfig),
+    ),
+)  # fmt: skip

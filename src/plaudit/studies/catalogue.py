@@ -9,7 +9,9 @@ from plaudit.errors import ConfigError
 from plaudit.studies.study import Study
 
 STUDIES = {
+    "mpo": "plaudit.studies.mpo",
     "nft": "plaudit.studies.nft",
+    "rl_survey": "plaudit.studies.rl_survey",
     "summarize": "plaudit.studies.summarize",
     "superhf": "plaudit.studies.superhf",
 }

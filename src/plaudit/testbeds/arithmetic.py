@@ -8,7 +8,6 @@ its text, so what a model learned from and what it is measured on never meet, wh
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,6 +18,7 @@ import numpy as np
 from plaudit.feedback.examples import Demonstrated
 from plaudit.feedback.records import Context, Output, Text
 from plaudit.rewards import FunctionReward
+from plaudit.testbeds.splits import is_held_out
 from plaudit.training.randomness import numpy_generator
 
 MODULUS = 97
@@ -29,7 +29,6 @@ CHARACTERS = "0123456789+-*=;"
 MAX_NEW_TOKENS = 3 * MOST_STEPS
 """Room for the longest worked answer and its end, a character a token."""
 
-_HELD_OUT_SHARE = 8  # one problem in so many is held out
 _BLOCK = 4096  # problems drawn at once
 _PROBLEM = re.compile(r"(\d+)((?:[-+*]\d+)+)=")
 _STEP = re.compile(r"([-+*])(\d+)")
@@ -41,7 +40,7 @@ def problems(count: int, *, seed: int, held_out: bool = False) -> list[Context]:
     generator = numpy_generator(seed, "arithmetic", "held out" if held_out else "train")
     found: dict[str, None] = {}
     while len(found) < count:
-        found.update((text, None) for text in _drawn(generator) if _is_held_out(text) == held_out)
+        found.update((text, None) for text in _drawn(generator) if is_held_out(text) == held_out)
     return [Context(content=Text(text=text)) for text in islice(found, count)]
 
 
@@ -112,10 +111,6 @@ def _drawn(generator: np.random.Generator) -> Iterator[str]:
             f"{'+-*'[sign]}{number}" for sign, number in islice(zip(own_signs, own_numbers, strict=True), most)
         )
         yield f"{first:02}{chain}="
-
-
-def _is_held_out(text: str) -> bool:
-    return hashlib.sha256(text.encode()).digest()[0] % _HELD_OUT_SHARE == 0
 
 
 def _results(problem: str) -> list[int]:

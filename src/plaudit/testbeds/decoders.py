@@ -24,8 +24,7 @@ from plaudit.methods import SFT, SFTConfig, encode_demonstrations
 from plaudit.policies import CausalLM
 from plaudit.policies.encoding import Encoder
 from plaudit.policies.reference_cache import cache_folder
-from plaudit.testbeds import arithmetic, summaries
-from plaudit.testbeds import arithmetic, topics
+from plaudit.testbeds import arithmetic, instructions, summaries, topics
 from plaudit.training import RunFolder, TrainingConfig, train
 from plaudit.training.config import check, whole
 from plaudit.training.randomness import derive
@@ -54,6 +53,7 @@ TESTBEDS = {
     "arithmetic-unequal": Testbed(arithmetic.CHARACTERS, arithmetic.unequal_demonstrations),
     "summaries": Testbed(summaries.CHARACTERS, summaries.demonstrations),
     "topics": Testbed(topics.WORDS, topics.demonstrations),
+    "instructions": Testbed(instructions.CHARACTERS, instructions.demonstrations),
 }
 
 

@@ -19,6 +19,7 @@ from typing import Literal
 from plaudit.feedback.annotators import Annotator, AnnotatorPool
 from plaudit.feedback.records import Chat, Context, Message
 from plaudit.testbeds.readability import flesch_kincaid_grade, words_of
+from plaudit.testbeds.scales import ramp
 
 INSTRUCTION = "Answer in one or two short sentences."
 """What the model is told before each question."""
@@ -112,12 +113,12 @@ def features(context: Context | str, text: str) -> Mapping[str, float]:
     new = sum(not any(_is_same(stem, other) for other in asked) for stem in answered)
     neighbours = list(pairwise(words))
     return {
-        "readability": _ramp(flesch_kincaid_grade(text), HARD_GRADE, EASY_GRADE),
+        "readability": ramp(flesch_kincaid_grade(text), HARD_GRADE, EASY_GRADE),
         "relevance": min(1.0, taken_up / 0.75),
-        "length": min(_ramp(len(words), 0, SHORTEST), _ramp(len(words), MUCH_TOO_LONG, LONGEST)),
+        "length": min(ramp(len(words), 0, SHORTEST), ramp(len(words), MUCH_TOO_LONG, LONGEST)),
         "finish": float(_is_finished(text)),
         "substance": min(1.0, new / ENOUGH_NEW_WORDS),
-        "variety": _ramp(len(set(neighbours)) / len(neighbours), 0.5, 0.85) if neighbours else 1.0,
+        "variety": ramp(len(set(neighbours)) / len(neighbours), 0.5, 0.85) if neighbours else 1.0,
         "legibility": _legibility(text, words),
     }
 
@@ -186,11 +187,6 @@ def annotators(*, label_flip: float = 0.1) -> AnnotatorPool:
     return AnnotatorPool(people, features, label_flip)
 
 
-def _ramp(value: float, zero: float, one: float) -> float:
-    """0 at `zero`, 1 at `one`, linear between them and constant beyond; either may be the larger."""
-    return min(1.0, max(0.0, (value - zero) / (one - zero)))
-
-
 def _is_finished(text: str) -> bool:
     stripped = text.rstrip()
     return bool(_FINISHED.search(stripped)) and not stripped.endswith("..") and not _LIST_NUMBER.search(stripped)
@@ -201,7 +197,7 @@ def _legibility(text: str, words: list[str]) -> float:
     letters = sum(sign.isalpha() for sign in signs) / len(signs)
     plausible = sum(_could_be_english(word) for word in words) / len(words)
     function_words = sum(_is_function_word(word) for word in words) / len(words)
-    return min(_ramp(letters, 0.5, 0.8), _ramp(plausible, 0.5, 0.9), _ramp(function_words, 0.1, 0.25))
+    return min(ramp(letters, 0.5, 0.8), ramp(plausible, 0.5, 0.9), ramp(function_words, 0.1, 0.25))
 
 
 def _could_be_english(word: str) -> bool:
