@@ -15,6 +15,7 @@ from plaudit.methods import (
     GRPOConfig,
     NFTConfig,
     OnPolicy,
+    QuarkConfig,
     REINFORCEConfig,
     REINFORCEPlusPlusConfig,
     ReMaxConfig,
@@ -23,6 +24,7 @@ from plaudit.methods import (
     best_of_n,
     grpo,
     nft,
+    quark,
     reinforce,
     reinforce_plus_plus,
     remax,
@@ -76,6 +78,7 @@ RECIPES = {
     "reinforce++-baseline": (reinforce_plus_plus, REINFORCEPlusPlusConfig, {"baseline": True}),
     "best-of-n": (best_of_n, BestOfNConfig, {}),
     "superhf": (superhf, SuperHFConfig, {"beta": 0.1}),
+    "quark": (quark, QuarkConfig, {"beta": 0.1}),
 }
 
 
@@ -96,7 +99,7 @@ def test_the_reward_rises(tiny_model, tmp_path, name):
         return sum(token < 130 for token in ids) / len(ids)
 
     before = share()
-    graded = name in ("remax", "best-of-n", "superhf")  # the best of right and wrong ones are half of all
+    graded = name in ("remax", "best-of-n", "superhf", "quark")  # the best of right and wrong ones are half of all
     many = 16 if name == "remax" else 8  # one greedy output is a noisy baseline
     method = build(name, policy, reward=low if graded else binary, outputs_per_context=many)
     assert method.name == name

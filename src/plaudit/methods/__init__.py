@@ -12,6 +12,7 @@ from plaudit.methods.online import ONLINE, OnlineMethod
 from plaudit.methods.online_dpo import OnlineDPO, OnlineDPOConfig
 from plaudit.methods.orpo import ORPO, ORPOConfig
 from plaudit.methods.ppo import PPO, PPOConfig
+from plaudit.methods.quark import QuarkConfig, quark
 from plaudit.methods.recipe import OnPolicyConfig, Recipe
 from plaudit.methods.reinforce import REINFORCEConfig, reinforce
 from plaudit.methods.reinforce_plus_plus import REINFORCEPlusPlusConfig, reinforce_plus_plus
@@ -44,6 +45,7 @@ __all__ = [
     "OnlineDPOConfig",
     "OnlineMethod",
     "PPOConfig",
+    "QuarkConfig",
     "REINFORCEConfig",
     "REINFORCEPlusPlusConfig",
     "RLOOConfig",
@@ -63,6 +65,7 @@ __all__ = [
     "feedme",
     "grpo",
     "nft",
+    "quark",
     "reinforce",
     "reinforce_plus_plus",
     "remax",
