@@ -4,6 +4,7 @@ What belongs here takes numbers, texts or a judge and returns an `Estimate`; not
 store.
 """
 
+from plaudit.evaluation.best_of_n import expected_best_of_n
 from plaudit.evaluation.divergence import Divergence, divergence_from_reference
 from plaudit.evaluation.intervals import (
     Estimate,
@@ -30,6 +31,7 @@ from plaudit.evaluation.preference import (
     preference_log_loss,
     reliability_curve,
 )
+from plaudit.evaluation.rank_correlation import RankCorrelation, rank_correlation
 from plaudit.evaluation.validation import EvaluationError
 from plaudit.evaluation.win_rate import Judge, Judgements, RewardJudge, from_rewards, judge_both_orders, win_rate
 
@@ -43,12 +45,14 @@ __all__ = [
     "LengthControlledWinRate",
     "LengthHistogram",
     "Overoptimisation",
+    "RankCorrelation",
     "ReliabilityBin",
     "RewardJudge",
     "bootstrap_mean",
     "bootstrap_ratio",
     "brier_score",
     "divergence_from_reference",
+    "expected_best_of_n",
     "expected_calibration_error",
     "from_rewards",
     "judge_both_orders",
@@ -61,6 +65,7 @@ __all__ = [
     "preference_accuracy",
     "preference_log_loss",
     "proxy_up_gold_down",
+    "rank_correlation",
     "reliability_curve",
     "text_lengths",
     "win_rate",
