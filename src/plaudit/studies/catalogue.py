@@ -8,7 +8,7 @@ import importlib
 from plaudit.errors import ConfigError
 from plaudit.studies.study import Study
 
-STUDIES = {"nft": "plaudit.studies.nft"}
+STUDIES = {"alpacafarm": "plaudit.studies.alpacafarm", "nft": "plaudit.studies.nft"}
 """The module that holds each study as STUDY."""
 
 
