@@ -106,8 +106,11 @@ RECIPES = {
     "reward": Recipe(5e-4),
     "dpo": Recipe(2e-4),
     "ppo": Recipe(3e-4),
-    "quark": Recipe(5e-4),
+    "quark": Recipe(1e-4),
 }
+"""How each learns. Pilots with seed 90, 200 instructions and simulated annotators, SFT winning 0.39: Quark at 5e-4 unlearned to
+answer rightly and won 0.30, at 1e-4 0.43; PPO won 0.47, DPO 0.43. Reward models of 1,200 pairs knew length and not correctness
+(best of 16: utility 0.66 after 0.63); of 4,800 they know both (0.74)."""
 
 
 class Counting:
