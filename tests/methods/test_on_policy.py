@@ -53,7 +53,7 @@ def last_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 RECIPES = {row.name: row.making for row in ENTRIES if row.making is not None}
-OWN = {"superhf": {"beta": 0.1}}
+OWN = {"superhf": {"beta": 0.1}, "quark": {"beta": 0.1}}
 
 
 def build(name: str, policy: CausalLM, reward=binary, **settings) -> OnPolicy:
@@ -73,7 +73,7 @@ def test_the_reward_rises(tiny_model, tmp_path, name):
         return sum(token < 130 for token in ids) / len(ids)
 
     before = share()
-    graded = name in ("remax", "best-of-n", "superhf")  # the best of right and wrong ones are half of all
+    graded = name in ("remax", "best-of-n", "superhf", "quark")  # the best of right and wrong ones are half of all
     many = 16 if name == "remax" else 8  # one greedy output is a noisy baseline
     method = build(name, policy, reward=low if graded else binary, outputs_per_context=many)
     assert method.name == name

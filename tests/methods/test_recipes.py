@@ -17,6 +17,7 @@ from plaudit.methods import (
     OnlineDPO,
     OnlineDPOConfig,
     OnPolicy,
+    QuarkConfig,
     REINFORCEConfig,
     REINFORCEPlusPlusConfig,
     ReMaxConfig,
@@ -24,6 +25,7 @@ from plaudit.methods import (
     SFTConfig,
     SuperHFConfig,
     best_of_n,
+    quark,
     reinforce,
     reinforce_plus_plus,
     remax,
@@ -262,6 +264,45 @@ def test_superhf_samples_from_the_likeliest_tokens():
         SuperHFConfig(top_p=0)
 
 
+# --- Quark ----------------------------------------------------------------------------------------------------------
+
+
+def kept_by(rewards: Groups, **settings) -> list[list[float]]:
+    return quark(QuarkConfig(**settings)).signals(rewards)["kept"].tolist()
+
+
+def test_quark_keeps_the_best_quantile_of_the_whole_asking_not_of_each_context():
+    rewards = groups([8.0, 7.0, 3.0], [2.0, 1.0], [6.0, 5.0, 4.0])  # the second context has none of the best
+    assert kept_by(rewards, quantiles=4) == [[1, 1, 0], [0, 0, 0], [0, 0, 0]]
+    assert kept_by(rewards, quantiles=2) == [[1, 1, 0], [0, 0, 0], [1, 1, 0]]
+
+
+def test_quark_with_one_quantile_or_equal_rewards_keeps_every_output_and_nothing_that_is_missing():
+    rewards = groups([8.0, 7.0, 3.0], [2.0])
+    assert kept_by(rewards, quantiles=1) == [[1, 1, 1], [1, 0, 0]]
+    assert kept_by(groups([5.0, 5.0, 5.0], [5.0]), quantiles=4) == [[1, 1, 1], [1, 0, 0]]
+
+
+def test_of_equals_at_the_top_quark_keeps_all():
+    assert kept_by(groups([1.0, 1.0, 1.0, 0.0], [0.0, 1.0]), quantiles=4) == [[1, 1, 1, 0], [0, 1, 0, 0]]
+
+
+def test_quark_imitates_what_it_keeps_and_stays_near_where_it_started(tiny_model):
+    policy = fresh(tiny_model)
+    near, far = (build("quark", policy, reward=low, beta=beta) for beta in (0.0, 5.0))
+    with torch.no_grad():
+        for name, weight in policy.model.named_parameters():
+            if "lora_B" in name:
+                weight.add_(0.05)
+    found = near.collect(STEP)
+    loose, tight = near.loss(found), far.loss(found)
+    imitation = SFT(policy, [], SFTConfig()).loss([experience.rollout.sequence for experience in found])
+    torch.testing.assert_close(loose.value, imitation.value)
+    per_token = tight.metrics["divergence"] / tight.metrics["length"]
+    assert (per_token > 0).all()
+    torch.testing.assert_close(tight.value - loose.value, 5 * per_token)
+
+
 # --- online DPO -----------------------------------------------------------------------------------------------------
 
 
@@ -349,6 +390,9 @@ def test_online_dpo_goes_on_where_it_was(tiny_model, tmp_path, stop):
         (lambda: BestOfNConfig(outputs_per_context=2, top_k=3), "top_k: expected at most outputs_per_context, 2, got 3"),
         (lambda: BestOfNConfig(aggregation="mean"), "aggregation: expected one of token-mean, .*, got 'mean'"),
         (lambda: SuperHFConfig(beta=-1.0), "beta: expected a number >= 0, got -1.0"),
+        (lambda: QuarkConfig(beta=-1.0), "beta: expected a number >= 0, got -1.0"),
+        (lambda: QuarkConfig(quantiles=0), "quantiles: expected a whole number >= 1, got 0"),
+        (lambda: QuarkConfig(contexts_per_rollout=3), "quantiles: expected at most the outputs of an asking, 3, got 4"),
         (lambda: OnlineDPOConfig(kl_coefficient=0.1), "kl_coefficient: expected 0: beta is the pull to the reference, got 0.1"),
         (lambda: OnlineDPOConfig(beta=0.0), "beta: expected a number > 0, got 0.0"),
     ],
@@ -363,6 +407,8 @@ def test_what_needs_the_reference_on_new_outputs_needs_adapters(tiny_model):
     config = SuperHFConfig(**SMALL)
     with pytest.raises(ConfigError, match="policy: superhf reads the distribution of the reference"):
         OnPolicy(policy, FunctionReward(low), CONTEXTS, superhf(config), config)
+    gentle = QuarkConfig(**SMALL, beta=0.0)
+    assert OnPolicy(policy, FunctionReward(low), CONTEXTS, quark(gentle), gentle).name == "quark"
     with pytest.raises(ConfigError, match="policy: online DPO asks the reference about new outputs"):
         online(policy, FunctionReward(low))
 

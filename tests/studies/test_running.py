@@ -14,6 +14,7 @@ from plaudit.studies.running import is_complete
 from plaudit.studies.table import BEGIN, END, publish, with_studies
 
 from .toy import STUDY
+from .toy_shared import STUDY as SHARING
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -76,6 +77,21 @@ def test_a_study_goes_on_with_the_trials_that_are_missing(toy):
     again = run(toy, seeds=2)
     assert all(again[name] == value for name, value in whole.items() if name != "environment")  # which has the time
     assert not (toy / "calls.txt").exists()
+
+
+@pytest.mark.slow
+def test_what_the_arms_of_a_seed_share_is_made_once_and_counted(toy):
+    """Nine processes that import torch, 1 to 2 s each."""
+    result = run_study(SHARING, toy / "run", seeds=2)
+    assert [call for call in calls(toy) if call.startswith("share")] == ["share 0", "share 1"]
+    assert set(result["scores"]["shared"]) == {"new"}
+    assert result["scores"]["shared"]["new"]["value"] == pytest.approx(100.5)
+    assert result["core_seconds"] > sum(trial["seconds"] for trial in result["trials"])
+    assert sorted(path.name for path in (toy / "run" / "shared" / "0").iterdir()) == ["number.txt", "seconds.json"]
+    (toy / "run" / "trials" / "good-1.json").unlink()
+    (toy / "calls.txt").unlink()
+    run_study(SHARING, toy / "run", seeds=2)
+    assert calls(toy) == ["good-1 1", "prepare"]
 
 
 @pytest.mark.slow

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from plaudit.errors import ConfigError
-from plaudit.evaluation import Estimate, EvaluationError
-from plaudit.studies import Results, TrialResult, better, equivalent, find_study
+from plaudit.evaluation import Estimate, EvaluationError, RankCorrelation
+from plaudit.studies import Results, TrialResult, better, equivalent, find_study, ranked_alike
 
 from .toy import STUDY
 
@@ -40,6 +40,37 @@ def test_two_arms_are_equivalent_if_the_interval_lies_within_the_margin(low, hig
 )
 def test_an_arm_is_better_if_the_interval_lies_above_zero(low, high, decision):
     assert better("", interval(low, high)).decision == decision
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "p_value", "decision"),
+    [
+        (0.9, 0.8, 1.0, 0.001, "holds"),
+        (0.9, 0.8, 1.0, 0.06, "inconclusive"),  # too few arms
+        (0.6, 0.3, 0.8, 0.04, "inconclusive"),
+        (0.6, 0.3, 0.69, 0.04, "does not hold"),
+    ],
+)
+def test_arms_are_ranked_alike_if_the_correlation_is_large_and_no_chance(value, low, high, p_value, decision):
+    found = RankCorrelation(replace(interval(low, high), value=value), p_value)
+    assert ranked_alike("", found, least=0.7).decision == decision
+
+
+def test_arms_are_ranked_by_their_means_over_seeds():
+    means = {"a": (0.1, 5.0), "b": (0.2, 6.0), "c": (0.3, 7.0), "d": (0.4, 6.5)}
+    found = {
+        (arm, seed): TrialResult({"m": [one + seed, one - seed], "n": [other]}, 0, {})
+        for arm, (one, other) in means.items()
+        for seed in range(2)
+    }
+    with pytest.raises(EvaluationError, match="expected scores of the same examples"):
+        Results(found).rank_correlation(tuple(means), "m", "n")
+    found = {
+        key: replace(result, scores={**result.scores, "n": [result.scores["n"][0]] * 2})
+        for key, result in found.items()
+    }
+    estimate = Results(found).rank_correlation(tuple(means), "m", "n").estimate
+    assert estimate.value == pytest.approx(0.8)
 
 
 def test_a_margin_must_be_positive():

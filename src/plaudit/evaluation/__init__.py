@@ -11,6 +11,7 @@ from plaudit.evaluation.annotation import (
     leanings,
     leave_one_out_agreement,
 )
+from plaudit.evaluation.best_of_n import expected_best_of_n
 from plaudit.evaluation.divergence import Divergence, divergence_from_reference
 from plaudit.evaluation.intervals import (
     Estimate,
@@ -39,6 +40,7 @@ from plaudit.evaluation.preference import (
     preference_log_loss,
     reliability_curve,
 )
+from plaudit.evaluation.rank_correlation import RankCorrelation, rank_correlation
 from plaudit.evaluation.validation import EvaluationError
 from plaudit.evaluation.win_rate import Judge, Judgements, RewardJudge, from_rewards, judge_both_orders, win_rate
 
@@ -53,6 +55,7 @@ __all__ = [
     "LengthControlledWinRate",
     "LengthHistogram",
     "Overoptimisation",
+    "RankCorrelation",
     "ReliabilityBin",
     "RewardJudge",
     "agreement_with",
@@ -61,6 +64,7 @@ __all__ = [
     "brier_score",
     "clopper_pearson",
     "divergence_from_reference",
+    "expected_best_of_n",
     "expected_calibration_error",
     "from_rewards",
     "judge_both_orders",
@@ -78,6 +82,7 @@ __all__ = [
     "preference_accuracy",
     "preference_log_loss",
     "proxy_up_gold_down",
+    "rank_correlation",
     "reliability_curve",
     "text_lengths",
     "win_rate",

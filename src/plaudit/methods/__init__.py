@@ -3,6 +3,7 @@
 from plaudit.methods.best_of_n import BestOfNConfig, best_of_n
 from plaudit.methods.dpo import DPO, DPOConfig
 from plaudit.methods.encoding import EncodedLabel, EncodedPair, encode_demonstrations, encode_labelled, encode_pairs
+from plaudit.methods.gpg import GPGConfig, gpg
 from plaudit.methods.grpo import GRPOConfig, grpo
 from plaudit.methods.hindsight import ConditioningConfig, conditioned, feedme
 from plaudit.methods.kto import KTO, KTOConfig
@@ -14,6 +15,7 @@ from plaudit.methods.online import ONLINE, OnlineMethod, OnlineParts
 from plaudit.methods.online_dpo import OnlineDPO, OnlineDPOConfig
 from plaudit.methods.orpo import ORPO, ORPOConfig
 from plaudit.methods.ppo import PPO, PPOConfig
+from plaudit.methods.quark import QuarkConfig, quark
 from plaudit.methods.recipe import OnPolicyConfig, Recipe
 from plaudit.methods.reinforce import REINFORCEConfig, reinforce
 from plaudit.methods.reinforce_plus_plus import REINFORCEPlusPlusConfig, reinforce_plus_plus
@@ -37,6 +39,7 @@ __all__ = [
     "DPOConfig",
     "EncodedLabel",
     "EncodedPair",
+    "GPGConfig",
     "GRPOConfig",
     "KTOConfig",
     "MPOConfig",
@@ -50,6 +53,7 @@ __all__ = [
     "OnlineMethod",
     "OnlineParts",
     "PPOConfig",
+    "QuarkConfig",
     "REINFORCEConfig",
     "REINFORCEPlusPlusConfig",
     "RLOOConfig",
@@ -69,9 +73,11 @@ __all__ = [
     "encode_labelled",
     "encode_pairs",
     "feedme",
+    "gpg",
     "grpo",
     "learn_mpo",
     "nft",
+    "quark",
     "reinforce",
     "reinforce_plus_plus",
     "remax",

@@ -9,11 +9,13 @@ from typing import Any
 
 from plaudit.feedback.records import Context
 from plaudit.methods.best_of_n import BestOfNConfig, best_of_n
+from plaudit.methods.gpg import GPGConfig, gpg
 from plaudit.methods.grpo import GRPOConfig, grpo
 from plaudit.methods.nft import NFTConfig, nft
 from plaudit.methods.on_policy import OnPolicy
 from plaudit.methods.online_dpo import OnlineDPO, OnlineDPOConfig
 from plaudit.methods.ppo import PPO, PPOConfig
+from plaudit.methods.quark import QuarkConfig, quark
 from plaudit.methods.recipe import OnPolicyConfig, Recipe
 from plaudit.methods.reinforce import REINFORCEConfig, reinforce
 from plaudit.methods.reinforce_plus_plus import REINFORCEPlusPlusConfig, reinforce_plus_plus
@@ -105,7 +107,9 @@ ONLINE: dict[str, OnlineMethod] = {
     "reinforce_plus_plus": _of(reinforce_plus_plus, REINFORCEPlusPlusConfig),
     "reinforce_plus_plus_baseline": _of(reinforce_plus_plus, REINFORCEPlusPlusConfig, baseline=True),
     "best_of_n": _of(best_of_n, BestOfNConfig),
+    "gpg": _of(gpg, GPGConfig),
     "superhf": _of(superhf, SuperHFConfig, adapters=True),
+    "quark": _of(quark, QuarkConfig, adapters=True),
     "online_dpo": OnlineMethod(
         _online_dpo, OnlineDPOConfig, fewest=lambda _: 2, reference=lambda _: True, adapters=True
     ),

@@ -6,7 +6,7 @@ here beside the studies serves all of them: running, judging, drawing, and the t
 
 from plaudit.studies.catalogue import STUDIES, find_study
 from plaudit.studies.running import run_study
-from plaudit.studies.study import Budget, Finding, Results, Study, Trial, TrialResult, better, equivalent
+from plaudit.studies.study import Budget, Finding, Results, Study, Trial, TrialResult, better, equivalent, ranked_alike
 
 __all__ = [
     "STUDIES",
@@ -19,5 +19,6 @@ __all__ = [
     "better",
     "equivalent",
     "find_study",
+    "ranked_alike",
     "run_study",
 ]

@@ -9,6 +9,7 @@ from plaudit.errors import ConfigError
 from plaudit.studies.study import Study
 
 STUDIES = {
+    "alpacafarm": "plaudit.studies.alpacafarm",
     "mpo": "plaudit.studies.mpo",
     "nft": "plaudit.studies.nft",
     "rl_survey": "plaudit.studies.rl_survey",

@@ -93,10 +93,18 @@ def _run_missing(study: Study, run: RunFolder, count: int, quick: bool) -> None:
     ]
     if not missing:
         return
-    shared = [Job("prepare", _prepare, (study.module, quick))]
-    jobs = [Job(f"{arm}-{seed}", _run_trial, (study.module, arm, seed, quick, trials)) for arm, seed in missing]
-    with track(f"Study {study.name}", len(shared) + len(jobs)) as bar:
-        for stage in (shared, jobs):
+    prepared = [Job("prepare", _prepare, (study.module, quick))]
+    shared = [
+        Job(f"share-{seed}", _share, (study.module, seed, quick, _shared(run, seed)))
+        for seed in sorted({seed for _, seed in missing})
+        if study.share is not None and not _shared(run, seed).is_dir()
+    ]
+    jobs = [
+        Job(f"{arm}-{seed}", _run_trial, (study.module, arm, seed, quick, trials, _shared(run, seed)))
+        for arm, seed in missing
+    ]
+    with track(f"Study {study.name}", len(prepared) + len(shared) + len(jobs)) as bar:
+        for stage in (prepared, shared, jobs):
             troubles = run_jobs(stage, at_once=cores(), limit_s=study.budget.seconds, folder=trials, ended=bar.advance)
             if troubles:
                 first = next(iter(troubles))
@@ -112,14 +120,34 @@ def _prepare(module: str, quick: bool) -> None:
     load_study(module).prepare(quick)
 
 
-def _run_trial(module: str, arm: str, seed: int, quick: bool, trials: Path) -> None:
+def _share(module: str, seed: int, quick: bool, target: Path) -> None:
+    """In a process of its own."""
+    console.quiet = True
+    share = load_study(module).share
+    assert share is not None
+    target.parent.mkdir(exist_ok=True)
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".running-{seed}-") as scratch:
+        made = Path(scratch) / "shared"
+        made.mkdir()
+        share(seed, quick, made)
+        (made / "seconds.json").write_text(json.dumps(time.perf_counter() - started))
+        made.rename(target)
+
+
+def _shared(run: RunFolder, seed: int) -> Path:
+    """Where what the arms of a seed share lies."""
+    return run.path / "shared" / str(seed)
+
+
+def _run_trial(module: str, arm: str, seed: int, quick: bool, trials: Path, shared: Path) -> None:
     """In a process of its own."""
     console.quiet = True
     study = load_study(module)
     scratch = Path(tempfile.mkdtemp(dir=trials, prefix=f".running-{arm}-{seed}-"))
     started = time.perf_counter()
     try:
-        result = study.run(Trial(arm, seed, quick, scratch))
+        result = study.run(Trial(arm, seed, quick, scratch, shared if study.share is not None else None))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if result.samples > study.budget.samples:
@@ -156,15 +184,16 @@ def _decided(study: Study, results: Results) -> dict[str, Any]:
 
 
 def _spent(study: Study, run: RunFolder, count: int) -> dict[str, Any]:
-    """Seconds and samples of all trials, and what else each told."""
+    """Seconds of all trials and of what they share, samples, and what else each told."""
     trials = [
         json.loads((run.path / "trials" / f"{arm}-{seed}.json").read_text())
         for seed in range(count)
         for arm in study.arms
     ]
     kept = ("arm", "seed", "samples", "seconds", "figures")
+    shared = [json.loads((_shared(run, seed) / "seconds.json").read_text()) for seed in range(count) if study.share]
     return {
-        "core_seconds": sum(trial["seconds"] for trial in trials),
+        "core_seconds": sum(trial["seconds"] for trial in trials) + sum(shared),
         "trials": [{name: trial[name] for name in kept} for trial in trials],
     }
 

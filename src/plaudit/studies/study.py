@@ -11,7 +11,14 @@ from typing import Any, Literal
 import numpy as np
 
 from plaudit.errors import ConfigError
-from plaudit.evaluation import Estimate, EvaluationError, bootstrap_mean, paired_difference
+from plaudit.evaluation import (
+    Estimate,
+    EvaluationError,
+    RankCorrelation,
+    bootstrap_mean,
+    paired_difference,
+    rank_correlation,
+)
 from plaudit.training.randomness import numpy_generator
 
 Decision = Literal["holds", "does not hold", "inconclusive"]
@@ -27,12 +34,21 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One arm with one seed; `folder` is its own and is removed when it has ended."""
+    """One arm with one seed.
+
+    Attributes:
+        arm: the arm.
+        seed: the seed.
+        quick: whether it is a smoke run's.
+        folder: its own; it is removed when the trial has ended.
+        shared: what the study's `share` wrote for this seed, to be read only; None where it shares nothing.
+    """
 
     arm: str
     seed: int
     quick: bool
     folder: Path
+    shared: Path | None = None
 
     @property
     def name(self) -> str:
@@ -46,7 +62,7 @@ class TrialResult:
 
     Attributes:
         scores: by metric, one number for each held-out example; the same examples, in the same order, for all arms of a seed
-            that have the metric. An arm of which a metric says nothing leaves it out.
+            that have the metric. An arm of which a metric says nothing leaves it out; all have the one that is shown.
         samples: outputs that it sampled to learn from.
         figures: what else is worth keeping, by name.
     """
@@ -106,6 +122,16 @@ class Results:
             values, others, clusters=seeds, unit=unit, level=level, generator=_generator(arm, other, metric)
         )
 
+    def per_seed(self, values: Rows[float], *, what: str, unit: str = "", level: float = 0.95) -> Estimate:
+        """The mean of one number a seed, in the order of the seeds; for a statistic that is no mean over examples."""
+        return bootstrap_mean(values, unit=unit, level=level, generator=_generator(what))
+
+    def rank_correlation(self, arms: Rows[str], metric: str, other: str, *, level: float = 0.95) -> RankCorrelation:
+        """Whether two metrics rank arms alike: of their means over seeds and examples, which are drawn within seeds."""
+        rows = [[self._scores(arm, name)[0] for arm in arms] for name in (metric, other)]
+        seeds = self._scores(arms[0], metric)[1]
+        return rank_correlation(*rows, groups=seeds, level=level, generator=_generator(metric, other))
+
     def _scores(self, arm: str, metric: str) -> tuple[Rows[float], Rows[int]]:
         values, seeds = [], []
         for seed in self.seeds:
@@ -133,6 +159,8 @@ class Study:
         prepare: what all arms share, done before any of them; its argument is whether the run is a quick one.
         run: one arm with one seed.
         judge: the claims, decided.
+        share: what all arms of one seed share, done before them; its arguments are the seed, whether the run is a quick one,
+            and the folder to write into.
     """
 
     name: str
@@ -148,6 +176,7 @@ class Study:
     prepare: Callable[[bool], None]
     run: Callable[[Trial], TrialResult]
     judge: Callable[[Results], tuple[Finding, ...]]
+    share: Callable[[int, bool, Path], None] | None = None
 
     def __post_init__(self) -> None:
         if len(set(self.arms)) < max(2, len(self.arms)):
@@ -166,6 +195,16 @@ def equivalent(claim: str, difference: Estimate, *, margin: float) -> Finding:
         return Finding(claim, "holds", difference)
     apart = difference.low >= margin or difference.high <= -margin
     return Finding(claim, "does not hold" if apart else "inconclusive", difference)
+
+
+def ranked_alike(claim: str, found: RankCorrelation, *, least: float, alpha: float = 0.05) -> Finding:
+    """Holds where the correlation is at least so large and the permutation test rejects chance.
+
+    It does not hold where the whole interval lies below `least`; else the study cannot tell.
+    """
+    if found.estimate.value >= least and found.p_value < alpha:
+        return Finding(claim, "holds", found.estimate)
+    return Finding(claim, "does not hold" if found.estimate.high < least else "inconclusive", found.estimate)
 
 
 def better(claim: str, difference: Estimate) -> Finding:

@@ -20,6 +20,7 @@ from plaudit.methods import (
     BestOfNConfig,
     ConditioningConfig,
     DPOConfig,
+    GPGConfig,
     GRPOConfig,
     KTOConfig,
     NFTConfig,
@@ -28,6 +29,7 @@ from plaudit.methods import (
     OnPolicyConfig,
     ORPOConfig,
     PPOConfig,
+    QuarkConfig,
     REINFORCEConfig,
     REINFORCEPlusPlusConfig,
     ReMaxConfig,
@@ -206,7 +208,9 @@ class AlignConfig(ModelConfig):
         remax: settings of the method remax.
         reinforce_plus_plus: settings of reinforce_plus_plus and its variant with the group's mean as a baseline.
         best_of_n: settings of the method best_of_n, which is RAFT or, with many updates_per_rollout, expert iteration.
+        gpg: settings of the method gpg.
         superhf: settings of the method superhf.
+        quark: settings of the method quark.
         online_dpo: settings of the method online_dpo.
         evaluation: how the model is compared with where it started.
     """
@@ -236,7 +240,9 @@ class AlignConfig(ModelConfig):
         REINFORCEPlusPlusConfig, Parameter(group="Methods: reinforce_plus_plus, reinforce_plus_plus_baseline")
     ] = REINFORCEPlusPlusConfig()
     best_of_n: Annotated[BestOfNConfig, Parameter(group="Method: best_of_n")] = BestOfNConfig()
+    gpg: Annotated[GPGConfig, Parameter(group="Method: gpg")] = GPGConfig()
     superhf: Annotated[SuperHFConfig, Parameter(group="Method: superhf")] = SuperHFConfig()
+    quark: Annotated[QuarkConfig, Parameter(group="Method: quark")] = QuarkConfig()
     online_dpo: Annotated[OnlineDPOConfig, Parameter(group="Method: online_dpo")] = OnlineDPOConfig()
     evaluation: Annotated[EvaluationConfig, Parameter(group="Evaluation")] = EvaluationConfig()
 
