@@ -9,15 +9,14 @@ import pytest
 from plaudit.methods.registry import ENTRIES
 from plaudit.policies import CausalLM
 from plaudit.studies import Results, Trial, TrialResult
+from plaudit.studies.arithmetic_start import Start
 from plaudit.studies.rl_survey import ARMS, FULL, QUICK, STUDY, Counting, judged
 from plaudit.testbeds import arithmetic
 from plaudit.testbeds.decoders import DecoderConfig
 
 NO_POLICY = {"sft": "the start is made with it", "reward": "makes a judge", "mpo": "has a study of its own"}
-SMALL = replace(
-    QUICK, rollouts=2, contexts=4, unequal=64, held_out=6,
-    base=DecoderConfig(layers=1, width=32, demonstrations=320, batch_size=16, learning_rate=1e-2),
-)  # fmt: skip
+BASE = DecoderConfig(layers=1, width=32, demonstrations=320, batch_size=16, learning_rate=1e-2)
+SMALL = replace(QUICK, rollouts=2, contexts=4, held_out=6, start=Start(base=BASE, unequal=64))
 
 
 @pytest.fixture
@@ -48,7 +47,7 @@ def test_every_arm_runs_and_none_learns_from_more_answers_than_the_budget(tmp_pa
 
 
 def test_pairs_and_labels_are_what_the_verifier_says_of_the_same_answers(every_third):
-    policy, reward = CausalLM.load(SMALL.start, dtype="float32"), Counting()
+    policy, reward = CausalLM.load(SMALL.start.folder(), dtype="float32"), Counting()
     found = judged(policy, reward, SMALL, seed=0)
     assert len(found.labelled) == reward.samples == SMALL.samples
     labels = {(one.context.digest, id(one.output)): one.desirable for one in found.labelled}

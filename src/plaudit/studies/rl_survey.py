@@ -6,8 +6,8 @@ result is the only judge, and all feedback is derived from it: 1 or 0 as a rewar
 right answer above a wrong one to the same problem. Methods that sample ask it as they learn; the others learn from as many
 answers that the start gave beforehand. ReMax's greedy outputs count.
 
-Reward models are not tried: the verifier takes their place. SuperHF and online DPO learn by adapters, which they need to ask
-their reference about new answers; all others train all weights.
+Reward models are not tried: the verifier takes their place. SuperHF, Quark and online DPO learn by adapters, which they need to
+ask their reference about new answers; all others train all weights.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from typing import Any
 import torch
 
 from plaudit.feedback.examples import Labelled, Pair
-from plaudit.feedback.records import Context, Output
 from plaudit.methods import (
     DPO,
     KTO,
@@ -46,10 +45,11 @@ from plaudit.methods import (
 from plaudit.methods.registry import ENTRIES
 from plaudit.objectives.preferences import kto_weights
 from plaudit.policies import CausalLM, LoRA, Reference, Sampling, Sequence
-from plaudit.rewards import Reward, ValueNetwork
+from plaudit.rewards import ValueNetwork
+from plaudit.studies.arithmetic_start import SMALL, Start
+from plaudit.studies.nft import Counting
 from plaudit.studies.study import Budget, Finding, Results, Study, Trial, TrialResult, better
 from plaudit.testbeds import arithmetic
-from plaudit.testbeds.decoders import DecoderConfig, decoder
 from plaudit.training import Method, RunFolder, TrainingConfig, train
 from plaudit.training.randomness import torch_generator
 
@@ -64,7 +64,7 @@ class Size:
         contexts: problems asked each time.
         outputs: answers of each.
         held_out: problems that are measured on, and `looks` the answers of each.
-        base: what learns sums, and `unequal` from how many answers, some of which stop too early, the start learns after it.
+        start: what learns.
     """
 
     rollouts: int = 48
@@ -72,49 +72,25 @@ class Size:
     outputs: int = 8
     held_out: int = 500
     looks: int = 4
-    base: DecoderConfig = field(default_factory=DecoderConfig)
-    unequal: int = 4800
+    start: Start = field(default_factory=Start)
 
     @property
     def samples(self) -> int:
         """Answers that an arm learns from."""
         return self.rollouts * self.contexts * self.outputs
 
-    @property
-    def start(self) -> str:
-        """The folder of the start; trained if need be."""
-        config = DecoderConfig(
-            base=str(decoder("arithmetic", self.base)), demonstrations=self.unequal, learning_rate=3e-4
-        )
-        return str(decoder("arithmetic-unequal", config, seed=1))
-
 
 FULL = Size()
-QUICK = Size(
-    rollouts=3, contexts=32, held_out=16, looks=2, unequal=320,
-    base=DecoderConfig(layers=1, width=32, demonstrations=1600, batch_size=16, learning_rate=1e-2),
-)  # fmt: skip
+QUICK = Size(rollouts=3, contexts=32, held_out=16, looks=2, start=SMALL)
 
 RECIPES = {row.name: row.making for row in ENTRIES if row.making is not None}
 STORED = ("dpo", "kto", "orpo", "simpo", "conditioning", "feedme")
 ARMS = (*RECIPES, "ppo", "online-dpo", *STORED)
-WITH_ADAPTERS = ("superhf", "online-dpo")
+WITH_ADAPTERS = ("superhf", "quark", "online-dpo")
 WORDS = ConditioningConfig(desirable="+", undesirable="-")
 """What a problem begins with where an answer's label conditions it; signs that the decoder's tokenizer knows."""
 
 LEARNING_RATES: dict[str, float] = {"simpo": 3e-5, "kto": 3e-5}
-
-
-class Counting:
-    """The verifier, which also counts what it judged."""
-
-    def __init__(self) -> None:
-        self._verifier, self.samples = arithmetic.verifier(), 0
-
-    def reward(self, contexts: Rows[Context], outputs: Rows[Output]) -> Reward:
-        """Rewards of N outputs given their N contexts."""
-        self.samples += len(outputs)
-        return self._verifier.reward(contexts, outputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,14 +213,14 @@ def _mean(values: Rows[float]) -> float:
 
 
 def _prepare(quick: bool) -> None:
-    _ = (QUICK if quick else FULL).start
+    (QUICK if quick else FULL).start.folder()
 
 
 def _run(trial: Trial) -> TrialResult:
     size, arm = QUICK if trial.quick else FULL, trial.arm
-    start, reward = CausalLM.load(size.start, dtype="float32"), Counting()
+    start, reward = CausalLM.load(size.start.folder(), dtype="float32"), Counting()
     lora = LoRA(rank=16, alpha=32) if arm in WITH_ADAPTERS else None
-    policy = CausalLM.load(size.start, dtype="float32", lora=lora, seed=trial.seed)
+    policy = CausalLM.load(size.start.folder(), dtype="float32", lora=lora, seed=trial.seed)
     method, batch_size = arm_method(arm, policy, start, reward, size, seed=trial.seed)
     config = training_config(arm, size, batch_size, seed=trial.seed)
     run = RunFolder.create(trial.folder / "run", {"training": asdict(config)})
