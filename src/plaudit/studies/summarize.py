@@ -5,9 +5,11 @@ a decoder of 0.2 million parameters summarises records of facts (`plaudit.testbe
 so that preference is measured without people. Whole pipelines are repeated: each seed has its own writers, decoder,
 comparisons, reward model and PPO.
 
-The paper's recipe throughout: one epoch of fine-tuning, the reward model starts as the supervised policy and is shifted so
-that references have mean reward 0, the value network starts as the reward model, and all summaries are judged at temperature
-0, which is what serves the supervised policy best; only over-optimisation is followed at temperature 1, at which PPO climbs.
+The paper's recipe throughout: the supervised policy sees each reference once, the reward model starts as the supervised policy
+and is shifted so that references have mean reward 0, the value network starts as the reward model, and all summaries are judged
+at temperature 0; only over-optimisation is followed at temperature 1, at which PPO climbs. The reward model sees its comparisons
+three times (once in the paper). The world (the cost of a fact, how a summary is written) and all settings were chosen by pilots
+with seed 90, its held-out records included; seeds 0 to 4 were not looked at.
 From "The N+ Implementation Details", arXiv 2403.17031: -1 for a summary without an end, rewards whitened without a shift,
 Adam's epsilon 1e-5, no dropout. Left out: the 10x larger supervised model, longer training, and reward models of several sizes.
 """
@@ -119,8 +121,8 @@ def reward_model(size: Size, folder: Path, trial: Trial, *, share: int = 1) -> R
 def reward_training(*, seed: int) -> TrainingConfig:
     """The same for all shares of the comparisons.
 
-    With seed 90 one epoch at 5e-4 agreed with readers on 0.64 of held-out pairs, three at 1e-3 on 0.70, six at 1e-3 on 0.66:
-    three epochs, where the paper has one.
+    With seed 90 three epochs at 1e-3 agreed with readers on 0.70 of 600 held-out pairs, six at 1e-3 on 0.66, three at 2e-3 on
+    0.65.
     """
     return TrainingConfig(
         epochs=3, batch_size=32, micro_batch_size=32, learning_rate=1e-3, schedule="linear", warmup_ratio=0.05,
