@@ -7,9 +7,9 @@ comparisons, reward model and PPO.
 
 The paper's recipe throughout: the supervised policy sees each reference once, the reward model starts as the supervised policy
 and is shifted so that references have mean reward 0, the value network starts as the reward model, and all summaries are judged
-at temperature 0; only over-optimisation is followed at temperature 1, at which PPO climbs. The reward model sees its comparisons
-three times (once in the paper). The world (the cost of a fact, how a summary is written) and all settings were chosen by pilots
-with seed 90, its held-out records included; seeds 0 to 4 were not looked at.
+at temperature 0; only over-optimisation is followed at temperature 1, at which PPO climbs. The reward model sees its
+comparisons three times (once in the paper). The world (the cost of a fact, how a summary is written) and all settings were
+chosen by pilots with seed 90, its held-out records included; seeds 0 to 4 were not looked at.
 From "The N+ Implementation Details", arXiv 2403.17031: -1 for a summary without an end, rewards whitened without a shift,
 Adam's epsilon 1e-5, no dropout. Left out: the 10x larger supervised model, longer training, and reward models of several sizes.
 """
