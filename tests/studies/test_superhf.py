@@ -37,7 +37,7 @@ def test_a_trial_measures_every_held_out_prompt_and_counts_what_it_sampled(tmp_p
     """The first one trains decoder and reward models for all of them: over 5 s on a busy core."""
     result = STUDY.run(Trial(arm, 0, True, tmp_path))
     assert result.samples == (0 if arm in ("feedme", "best-of-16") else SMALL.samples)
-    held_out = len(topics.prompts(held_out=True))
+    held_out = len(topics.prompts("held out"))
     assert {len(values) for values in result.scores.values()} == {held_out}
     assert set(result.figures) == {f"{name} before" for name in result.scores}
     for name in ("similarity", "stock phrase", "likeness to the start"):
@@ -60,10 +60,16 @@ def test_the_best_of_n_is_the_best_of_each_run_of_n():
         def reward(self, contexts, outputs, *, batch_size):
             return type("Found", (), {"value": np.array([float(len(output.text)) for output in outputs])})
 
-    count = len(topics.prompts(held_out=True))
-    assert study.best_of([["a", "bb", "ccc", "dd"]] * count, Length(), 2) == [["bb", "ccc"]] * count
-    assert study.best_of([["aa", "bb"]] * count, Length(), 2) == [["aa"]] * count
+    contexts = study.measured_on(0)
+    count = len(contexts)
+    assert study.best_of(contexts, [["a", "bb", "ccc", "dd"]] * count, Length(), 2) == [["bb", "ccc"]] * count
+    assert study.best_of(contexts, [["aa", "bb"]] * count, Length(), 2) == [["aa"]] * count
     assert Output(content=Text(text="bb")).text == "bb"
+
+
+def test_settings_are_chosen_with_other_prompts_than_those_that_are_measured_on():
+    assert study.measured_on(0) == study.measured_on(4) == topics.prompts("held out")
+    assert study.measured_on(90) == topics.prompts("pilot")
 
 
 def test_no_superbatch_of_any_arm_is_short():

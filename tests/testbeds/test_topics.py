@@ -27,13 +27,13 @@ def test_every_word_belongs_to_one_topic_and_no_topic_is_a_word_of_a_text():
     assert not set(words) & (set(TOPICS) | set(STOCK_PHRASE.split()))
 
 
-def test_learned_and_held_out_prompts_share_topics_but_no_prompt():
-    learned, held_out = ({context.text for context in prompts(held_out=side)} for side in (False, True))
-    assert not learned & held_out
-    assert len(learned | held_out) == 12 * 11 / 2
-    assert len(held_out) >= 8
-    asked = {word for text in learned for word in text.split()}
-    assert asked == {word for text in learned | held_out for word in text.split()} < {*TOPICS, ":"}
+def test_the_parts_of_the_prompts_share_topics_but_no_prompt():
+    parts = {part: {context.text for context in prompts(part)} for part in ("train", "pilot", "held out")}
+    every = set().union(*parts.values())
+    assert sum(map(len, parts.values())) == len(every) == 12 * 11 / 2
+    assert {part for part, texts in parts.items() if len(texts) < 8} == set()
+    asked = {word for text in parts["train"] for word in text.split()}
+    assert asked == {word for text in every for word in text.split()} < {*TOPICS, ":"}
 
 
 def test_demonstrations_depend_on_the_seed_alone_and_are_written_with_the_words():

@@ -42,7 +42,7 @@ from plaudit.testbeds.topic_judges import Judges, JudgesConfig, judges
 from plaudit.training import RunFolder, TrainingConfig, train
 from plaudit.training.randomness import numpy_generator, torch_generator
 
-SEEDS = 5
+SEEDS, FIRST_PILOT_SEED = 5, 90
 BETAS = (0.0, 0.05, 0.1, 0.2, 0.35, 0.5)
 """On the scale of the official code, which adds up the divergences of two outputs: the method's own is twice as large."""
 
@@ -151,47 +151,53 @@ def start(size: Size, *, seed: int) -> CausalLM:
     return CausalLM.load(decoder("topics", size.decoder), lora=LoRA(rank=8, alpha=16.0), dtype="float32", seed=seed)
 
 
+def measured_on(seed: int) -> list[Context]:
+    """The held-out prompts; for seeds from 90 on, with which settings were chosen, the pilot's."""
+    return topics.prompts("pilot" if seed >= FIRST_PILOT_SEED else "held out")
+
+
 def write(policy: CausalLM, count: int, *, seed: int) -> list[list[str]]:
-    """So many texts for each held-out prompt."""
+    """So many texts for each prompt that is measured on."""
     groups = policy.sample(
-        topics.prompts(held_out=True), count, generator=torch_generator(seed, "held out"),
+        measured_on(seed), count, generator=torch_generator(seed, "held out"),
         sampling=Sampling(max_new_tokens=topics.MAX_NEW_TOKENS, top_p=0.95), batch_size=512,
     )  # fmt: skip
     return [[sample.text for sample in group] for group in groups]
 
 
-def best_of(written: Rows[Rows[str]], reward: RewardModel, n: int) -> list[list[str]]:
+def best_of(contexts: Rows[Context], written: Rows[Rows[str]], reward: RewardModel, n: int) -> list[list[str]]:
     """Of each prompt's texts the best by the reward of the first n, of the next n, and so on."""
-    values = judged(written, reward)
+    values = judged(contexts, written, reward)
     return [
         [texts[max(range(first, first + n), key=row.__getitem__)] for first in range(0, len(texts), n)]
         for texts, row in zip(written, values, strict=True)
     ]
 
 
-def judged(written: Rows[Rows[str]], reward: RewardModel) -> list[list[float]]:
-    """Rewards of each held-out prompt's texts."""
-    contexts = topics.prompts(held_out=True)
+def judged(contexts: Rows[Context], written: Rows[Rows[str]], reward: RewardModel) -> list[list[float]]:
+    """Rewards of each prompt's texts."""
     asked = [context for context, texts in zip(contexts, written, strict=True) for _ in texts]
     outputs = [Output(content=Text(text=text)) for texts in written for text in texts]
     values = iter(reward.reward(asked, outputs, batch_size=64).value.tolist())
     return [[next(values) for _ in texts] for texts in written]
 
 
-def measure(written: Rows[Rows[str]], first: Rows[Rows[str]], known: Judges) -> dict[str, list[float]]:
-    """Of each held-out prompt: rewards, truth, and likeness of its texts to those of the other prompts and of the start.
+def measure(
+    contexts: Rows[Context], written: Rows[Rows[str]], first: Rows[Rows[str]], known: Judges
+) -> dict[str, list[float]]:
+    """Of each prompt: rewards, truth, and likeness of its texts to those of the other prompts and of the start.
 
     Args:
+        contexts: the prompts.
         written: texts of each prompt, the same number of each.
         first: as many texts of the start.
         known: the reward models.
     """
-    contexts = topics.prompts(held_out=True)
     looks = [meteor_similarity(texts) for texts in zip(*written, strict=True)]
     pairs = list(zip(contexts, written, strict=True))
     return {
-        "test reward": list(map(fmean, judged(written, known.validation))),
-        "train reward": list(map(fmean, judged(written, known.train))),
+        "test reward": list(map(fmean, judged(contexts, written, known.validation))),
+        "train reward": list(map(fmean, judged(contexts, written, known.train))),
         "true utility": [fmean(topics.utility(context, text) for text in texts) for context, texts in pairs],
         "stock phrase": [fmean(topics.STOCK_PHRASE in text for text in texts) for texts in written],
         "similarity": list(map(fmean, zip(*looks, strict=True))),
@@ -213,15 +219,15 @@ def _run(trial: Trial) -> TrialResult:
     size = QUICK if trial.quick else FULL
     known = judges(decoder("topics", size.decoder), size.judges, seed=trial.seed)
     policy, reward = start(size, seed=trial.seed), Counting(known.train)
-    first = write(policy, size.looks, seed=trial.seed)
-    before = measure(first, first, known)
+    contexts, first = measured_on(trial.seed), write(policy, size.looks, seed=trial.seed)
+    before = measure(contexts, first, first, known)
     if trial.arm == "best-of-16":
-        written = best_of(write(policy, 16 * size.looks, seed=trial.seed), known.train, 16)
+        written = best_of(contexts, write(policy, 16 * size.looks, seed=trial.seed), known.train, 16)
     else:
         learn(trial, policy, reward, known, size)
         written = write(policy, size.looks, seed=trial.seed)
     figures = {f"{name} before": fmean(values) for name, values in before.items()}
-    return TrialResult(measure(written, first, known), reward.samples, figures)
+    return TrialResult(measure(contexts, written, first, known), reward.samples, figures)
 
 
 def learn(trial: Trial, policy: CausalLM, reward: Counting, known: Judges, size: Size) -> None:
@@ -321,7 +327,7 @@ STUDY = Study(
         f"a token a word; of each seed {FULL.judges.pairs} comparisons with a planted flaw, two reward models on their halves; "
         f"{FULL.superbatches} superbatches (asked for: 400) of {FULL.contexts} prompts with {FULL.outputs} outputs, "
         f"PPO as many outputs; "
-        f"FeedME {FULL.winner_epochs:g} passes over the winners of one half; measured on {len(topics.prompts(held_out=True))} "
+        f"FeedME {FULL.winner_epochs:g} passes over the winners of one half; measured on {len(topics.prompts('held out'))} "
         f"held-out prompts with {FULL.looks} outputs each."
     ),
     criterion=(

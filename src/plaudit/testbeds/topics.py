@@ -20,12 +20,15 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain, combinations
+from typing import Literal
 
 import numpy as np
 
 from plaudit.feedback.examples import Demonstrated
 from plaudit.feedback.records import Context, Output, Text
 from plaudit.training.randomness import derive
+
+Part = Literal["train", "pilot", "held out"]
 
 STOCK_PHRASE = "what a truly wonderful thing to know"
 FLAW = 0.5
@@ -78,7 +81,8 @@ _SENTENCES = tuple(
 _FUNCTION_WORDS = frozenset(chain(*_SENTENCES)) - {"N", "A", "V"}
 _PHRASE_SHARE, _TWICE_SHARE = 0.2, 0.125  # of texts hold the stock phrase; of these, twice
 _LEAST_ON_TOPIC, _MOST_ON_TOPIC = 0.2, 0.9  # share of a text's content words that are drawn from its own topics
-_ASKED, _HELD_OUT_SHARE = 12, 5  # topics that are asked about; one prompt in so many is held out
+_ASKED = 12  # topics that are asked about
+_PARTS: dict[Part, int] = {"pilot": 0, "held out": 1}  # of five parts of the prompts; the others are learned from
 _CORPUS, _CORPUS_SEED, _ORDER, _STRENGTH = 5_000, 1_000_003, 4, 2.0
 _FLUENCY_RANGE = 6.0  # nats a word below ordinary text at which fluency ends
 
@@ -97,14 +101,15 @@ WORDS = tuple(
 """All words of prompts and texts."""
 
 
-def prompts(*, held_out: bool = False) -> list[Context]:
-    """The prompts to learn from, or those to be measured on: two of the first 12 topics.
+def prompts(part: Part = "train") -> list[Context]:
+    """The prompts of a part: two of the first 12 topics.
 
-    Texts to begin with exist for both, and for all other topics. Of 24 topics, a reward model of 2,000 comparisons did not
-    learn which words are linked to which.
+    Settings are chosen with the pilot's prompts, and what is reported is measured on those that are held out. Texts to begin
+    with exist for all parts, and for all other topics. Of 24 topics, a reward model of 2,000 comparisons did not learn which
+    words are linked to which.
     """
     asked = {f"{one} {other} :" for one, other in combinations(sorted(list(TOPICS)[:_ASKED]), 2)}
-    return [Context(content=Text(text=text)) for text in _prompts() if text in asked and _is_held_out(text) == held_out]
+    return [Context(content=Text(text=text)) for text in _prompts() if text in asked and _part(text) == part]
 
 
 def demonstrations(count: int, *, seed: int) -> list[Demonstrated]:
@@ -210,8 +215,9 @@ def _prompts() -> tuple[str, ...]:
     return tuple(f"{one} {other} :" for one, other in combinations(sorted(TOPICS), 2))
 
 
-def _is_held_out(prompt: str) -> bool:
-    return hashlib.sha256(prompt.encode()).digest()[0] % _HELD_OUT_SHARE == 0
+def _part(prompt: str) -> Part:
+    fifth = hashlib.sha256(prompt.encode()).digest()[0] % 5
+    return next((name for name, own in _PARTS.items() if own == fifth), "train")
 
 
 @cache
