@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from plaudit import disk_cache
 from plaudit.errors import PolicyError
-from plaudit.policies import CausalLM, LoRA, Reference, ReferenceCache, reference_cache
+from plaudit.policies import CausalLM, LoRA, Reference, ReferenceCache
 
 from .conftest import perturb, random_sequences
 
@@ -45,7 +46,7 @@ def file(tmp_path) -> Path:
 @pytest.fixture
 def told(monkeypatch) -> list[str]:
     said: list[str] = []
-    monkeypatch.setattr(reference_cache.console, "print", lambda text, **_: said.append(text))
+    monkeypatch.setattr(disk_cache.console, "print", lambda text, **_: said.append(text))
     return said
 
 
@@ -126,7 +127,7 @@ def test_a_runs_own_file_wins(tiny_model, file, tmp_path, monkeypatch):
     other = Reference(policy, shared=ReferenceCache(file))
     other.prepare(SEQUENCES)
     with sqlite3.connect(file) as database:
-        database.execute("UPDATE log_probs SET value = zeroblob(length(value)), checksum = 0")
+        database.execute("UPDATE kept SET value = zeroblob(length(value)), checksum = 0")
     database.close()
     resumed = Reference(policy, shared=ReferenceCache(file))
     resumed.load(tmp_path / "own.safetensors")
@@ -162,7 +163,7 @@ def test_a_value_that_is_not_what_was_written_is_not_there(file):
     ReferenceCache(file).put(VALUES)
     wrong, *right = VALUES
     with sqlite3.connect(file) as database:
-        database.execute("UPDATE log_probs SET checksum = checksum + 1 WHERE key = ?", (wrong,))
+        database.execute("UPDATE kept SET checksum = checksum + 1 WHERE key = ?", (wrong,))
     database.close()
     assert same(ReferenceCache(file).get(list(VALUES)), {key: VALUES[key] for key in right})
     ReferenceCache(file).put({wrong: VALUES[wrong]})
@@ -171,7 +172,7 @@ def test_a_value_that_is_not_what_was_written_is_not_there(file):
 
 def test_beyond_its_size_what_was_used_longest_ago_is_removed(file, monkeypatch):
     clock = iter(range(10**6))
-    monkeypatch.setattr(reference_cache.time, "time", lambda: next(clock))
+    monkeypatch.setattr(disk_cache.time, "time", lambda: next(clock))
     cache = ReferenceCache(file, most_bytes=400_000)
     rows = {bytes([number]) * 20: torch.full((2000,), -1.0 - number) for number in range(100)}
     keys = list(rows)
@@ -232,7 +233,7 @@ def test_where_it_cannot_be_work_goes_on_and_it_is_said_once(file, told, monkeyp
             return database
 
         monkeypatch.setattr(cache, "_connect", nearly_full)
-        monkeypatch.setattr(reference_cache, "_SCHEMA", ("CREATE TABLE IF NOT EXISTS log_probs (a, b, c, d)",))
+        monkeypatch.setattr(disk_cache, "_SCHEMA", ("CREATE TABLE IF NOT EXISTS kept (a, b, c, d)",))
         cache.put({b"k": torch.zeros(100_000)})
     reference = Reference(policy, shared=cache)
     assert torch.equal(reference.log_prob_of(SEQUENCES).per_step, Reference(policy).log_prob_of(SEQUENCES).per_step)

@@ -15,8 +15,8 @@ from plaudit.errors import PolicyError
 from plaudit.evaluation import judge_both_orders, win_rate
 from plaudit.feedback import views
 from plaudit.feedback.records import Chat, Context, Item, Message, Output, Producer, Text, Tokens, parse_feedback_json
-from plaudit.policies import Endpoint
-from plaudit.rewards import EndpointJudge
+from plaudit.policies import Endpoint, ReplyCache, Sampling
+from plaudit.rewards import EndpointJudge, judges
 from plaudit.rewards.judges import judge_prompt, parse_verdict
 
 CONTEXT = Context(content=Text(text="What is 2 + 2?"))
@@ -268,3 +268,69 @@ def test_both_orders_show_progress():
     with serving(longer_is_better) as server:
         judging(server).compare(CONTEXTS, A, B, progress=done.append)
     assert sum(done) == 6
+
+
+# --- replies that are kept ---------------------------------------------------------------------------------------------
+
+
+def kept(server, tmp_path, **options) -> EndpointJudge:
+    endpoint = Endpoint(server.url, options.pop("model", "judge-model"), retries=0)
+    return EndpointJudge(endpoint, replies=ReplyCache(tmp_path / "replies.db"), **options)
+
+
+def test_nobody_is_asked_twice(tmp_path):
+    with serving(longer_is_better) as server:
+        first = kept(server, tmp_path).compare(CONTEXTS, A, B)
+        asked = len(server.requests)
+        done: list[int] = []
+        again = kept(server, tmp_path).compare(CONTEXTS, A, B, progress=done.append)
+        assert asked == len(server.requests) == 6
+    assert [record.choice for record in again.records] == [record.choice for record in first.records]
+    assert sum(done) == 6
+
+
+def test_another_model_criterion_or_setting_is_another_question(tmp_path):
+    with serving(longer_is_better) as server:
+        kept(server, tmp_path).compare(CONTEXTS, A, B)
+        kept(server, tmp_path, model="another").compare(CONTEXTS, A, B)
+        kept(server, tmp_path, criterion="The better answer rhymes.").compare(CONTEXTS, A, B)
+        kept(server, tmp_path, sampling=Sampling(max_new_tokens=9, temperature=0)).compare(CONTEXTS, A, B)
+        assert len(server.requests) == 4 * 6
+
+
+def test_a_question_without_a_reply_is_asked_again(tmp_path):
+    refused = iter([error(400, "no")])
+
+    def answer(asked: dict) -> Reply:
+        wanted = blocks(asked)["first answer"] == A[0].text
+        return (next(refused, None) if wanted else None) or longer_is_better(asked)
+
+    with serving(answer) as server:
+        judge = kept(server, tmp_path)
+        assert judge.prefer(CONTEXTS, A, B) == [None, 0.0, 0.5]
+        assert judge.prefer(CONTEXTS, A, B) == [1.0, 0.0, 0.5]
+        assert judge.prefer(CONTEXTS, A, B) == [1.0, 0.0, 0.5]
+        assert len(server.requests) == 4
+
+
+def test_an_interruption_costs_the_replies_of_one_portion_only(tmp_path, monkeypatch):
+    monkeypatch.setattr(judges, "_KEPT_TOGETHER", 2)
+    done: list[int] = []
+
+    def stop_at_the_third(count: int) -> None:
+        done.append(count)
+        if len(done) == 3:
+            raise RuntimeError("stopped")
+
+    with serving(longer_is_better) as server:
+        with pytest.raises(ExceptionGroup):
+            kept(server, tmp_path).prefer(CONTEXTS, A, B, progress=stop_at_the_third)
+        asked = len(server.requests)
+        assert kept(server, tmp_path).prefer(CONTEXTS, A, B) == [1.0, 0.0, 0.5]
+        assert len(server.requests) == asked + 1
+
+
+def test_equal_questions_are_asked_once():
+    with serving(longer_is_better) as server:
+        assert judging(server).prefer(CONTEXTS[:1] * 5, A[:1] * 5, B[:1] * 5) == [1.0] * 5
+        assert len(server.requests) == 1

@@ -70,7 +70,7 @@ def test_align_asks_a_judge_behind_an_address_once_and_keeps_its_verdicts(
 
 
 def test_evaluate_leaves_out_what_could_not_be_judged_and_counts_it(tiny_model, preferences, tmp_path):
-    """The judge falls silent on one pair in one order; the two models are the same, so that all others are ties."""
+    """The judge falls silent on one pair; the two models are the same: both orders are one question, and all others ties."""
     refused: list[str] = []
 
     def answer(asked: dict) -> Reply:
@@ -94,7 +94,7 @@ def test_evaluate_leaves_out_what_could_not_be_judged_and_counts_it(tiny_model, 
     )
     assert rows["Judge's bias for the answer shown first"].estimate.value == 0.5
     assert json.loads((run.path / "judging.json").read_text())["reasons"] == {
-        "the reply does not end in one verdict": 1
+        "the reply does not end in one verdict": 2
     }
 
 

@@ -7,6 +7,7 @@ from plaudit.policies.endpoint import Endpoint, TextSample
 from plaudit.policies.loading import QUICKSTART_MODEL, LoRA
 from plaudit.policies.reference import Reference
 from plaudit.policies.reference_cache import ReferenceCache
+from plaudit.policies.reply_cache import ReplyCache
 from plaudit.policies.rows import AllowedTokens, LogitsProcessor, Row
 from plaudit.policies.vllm_sampler import VLLMSampler
 
@@ -21,6 +22,7 @@ __all__ = [
     "LogitsProcessor",
     "Reference",
     "ReferenceCache",
+    "ReplyCache",
     "Row",
     "Sample",
     "Sampling",

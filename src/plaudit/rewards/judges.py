@@ -34,6 +34,7 @@ from plaudit.feedback.records import (
 from plaudit.policies.base import Sampling
 from plaudit.policies.chat_completions import Choice, Unanswered
 from plaudit.policies.endpoint import Endpoint
+from plaudit.policies.reply_cache import ReplyCache, reply_key
 
 Answer = Literal["first", "second", "tie", "cannot judge"]
 
@@ -41,6 +42,7 @@ CRITERION = (
     "The better answer is the one that serves the person who asked: correct, to the point, complete and clear. "
     "Length is no merit of its own."
 )
+_KEPT_TOGETHER = 256  # replies that an interruption can cost
 LIKELIEST = Sampling(max_new_tokens=1024, temperature=0)
 _SYSTEM = """\
 You compare two answers to one request. {criterion}
@@ -76,12 +78,14 @@ class EndpointJudge:
         endpoint: the model; its `usage` counts what the judging costs.
         criterion: what makes an answer the better one, as the prompt says it.
         sampling: how the model replies; by default with the likeliest reply.
+        replies: where replies are kept, so that no pair is paid for twice; by default nowhere.
         reasons: how often there was no verdict so far, by why.
     """
 
     endpoint: Endpoint
     criterion: str = CRITERION
     sampling: Sampling = LIKELIEST
+    replies: ReplyCache | None = None
     reasons: Counter[str] = field(default_factory=Counter, init=False)
 
     def prefer(
@@ -137,15 +141,35 @@ class EndpointJudge:
             judge_prompt(context, left, right, criterion=self.criterion)
             for context, left, right in zip(contexts, first, second, strict=True)
         ]
-        generator = torch.Generator().manual_seed(0)  # the same for every call, since a judge need not vary
-        replies = self.endpoint.ask(prompts, 1, generator=generator, sampling=self.sampling, progress=progress)
         answers: list[Answer] = []
-        for reply in replies:
+        for reply in self._replies(prompts, progress):
             answer, reason = _read(reply)
             if reason is not None:
                 self.reasons[reason] += 1
             answers.append(answer)
         return answers
+
+    def _replies(
+        self, prompts: Sequence[Context], progress: Callable[[int], None] | None
+    ) -> list[tuple[Choice, ...] | Unanswered]:
+        """What the model says to each prompt, or said when it was asked before; equal prompts are asked once."""
+        keys = [reply_key(self.endpoint, prompt, 1, self.sampling) for prompt in prompts]
+        known = {} if self.replies is None else self.replies.get(keys)
+        missing = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in known}
+        if progress is not None and len(missing) < len(keys):
+            progress(len(keys) - len(missing))
+        said: dict[bytes, tuple[Choice, ...] | Unanswered] = {**known}
+        for start in range(0, len(missing), _KEPT_TOGETHER):
+            generator = torch.Generator().manual_seed(0)  # the same for every call, since a judge need not vary
+            part = dict(list(missing.items())[start : start + _KEPT_TOGETHER])
+            found = self.endpoint.ask(
+                list(part.values()), 1, generator=generator, sampling=self.sampling, progress=progress
+            )
+            fresh = dict(zip(part, found, strict=True))
+            said.update(fresh)
+            if self.replies is not None:
+                self.replies.put({key: reply for key, reply in fresh.items() if not isinstance(reply, Unanswered)})
+        return [said[key] for key in keys]
 
     def _record(self, context: Context, outputs: tuple[Output, Output], said: tuple[Answer, Answer]) -> Comparison:
         return Comparison(

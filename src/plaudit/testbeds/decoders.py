@@ -18,12 +18,12 @@ from typing import Any
 import torch
 
 from plaudit import __version__
+from plaudit.disk_cache import cache_folder
 from plaudit.errors import ConfigError, require
 from plaudit.feedback.examples import Demonstrated
 from plaudit.methods import SFT, SFTConfig, encode_demonstrations
 from plaudit.policies import CausalLM
 from plaudit.policies.encoding import Encoder
-from plaudit.policies.reference_cache import cache_folder
 from plaudit.testbeds import arithmetic, instructions, summaries, topics
 from plaudit.training import RunFolder, TrainingConfig, train
 from plaudit.training.config import check, whole

@@ -12,11 +12,11 @@ from collections.abc import Sequence as Rows
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from plaudit.disk_cache import cache_folder
 from plaudit.feedback.examples import Demonstrated, Pair
 from plaudit.feedback.records import Context, Output, Text
 from plaudit.methods import RewardConfig, RewardModelling, encode_pairs
 from plaudit.policies import CausalLM, Sampling
-from plaudit.policies.reference_cache import cache_folder
 from plaudit.rewards import RewardModel
 from plaudit.testbeds import topics
 from plaudit.training import RunFolder, TrainingConfig, train

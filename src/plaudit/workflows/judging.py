@@ -9,7 +9,7 @@ from dataclasses import asdict
 from plaudit.errors import ConfigError, PolicyError, require
 from plaudit.evaluation import Judgements
 from plaudit.feedback.records import Comparison, Output, Producer, Text
-from plaudit.policies import Endpoint, Sample, Sampling
+from plaudit.policies import Endpoint, ReplyCache, Sample, Sampling
 from plaudit.policies.chat_completions import Usage
 from plaudit.progress import track
 from plaudit.rewards import EndpointJudge
@@ -69,7 +69,9 @@ def kept_judgements(
         after = [output(sample, models[1]) for _, _, sample in rows]
         before = [output(sample, models[0]) for _, sample, _ in rows]
         with track("Judging in both orders", 2 * len(rows)) as bar:
-            judged = EndpointJudge(endpoint).compare([row[0] for row in rows], after, before, progress=bar.advance)
+            judged = EndpointJudge(endpoint, replies=ReplyCache()).compare(
+                [row[0] for row in rows], after, before, progress=bar.advance
+            )
         if all(record.choice == "cannot_judge" for record in judged.records):
             reasons = "; ".join(f"{reason}: {count}" for reason, count in judged.reasons.most_common(3))
             raise PolicyError(f"The judge {endpoint.model} gave no verdict on any of {len(rows)} pairs. {reasons}")
