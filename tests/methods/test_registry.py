@@ -9,7 +9,7 @@ import pytest
 
 from plaudit import methods
 from plaudit.methods import DPO, KTO, ORPO, SFT, OnlineDPO, RewardModelling, SimPO
-from plaudit.methods.registry import ENTRIES, as_markdown, find_entries
+from plaudit.methods.registry import ENTRIES, as_markdown, as_matrix, find_entries, matrix_as_markdown
 
 from .test_on_policy import RECIPES
 from .worlds import CASES
@@ -28,8 +28,9 @@ def test_every_method_stands_in_the_table_once():
 
 def test_a_module_that_holds_entries_stands_in_the_table_without_being_named_anywhere(tmp_path, monkeypatch):
     (tmp_path / "found_by_itself.py").write_text(
-        "from plaudit.methods.entry import PAIRS, POLICY, Entry\n"
-        "ENTRIES = (Entry('found', PAIRS, 'preference', 'no', 'off-policy', POLICY, 'in this test', 'nobody'),)\n"
+        "from plaudit.methods.entry import PAIRS, POLICY, Axes, Entry\n"
+        "AXES = Axes('pairs', 'implicit', 'direct loss')\n"
+        "ENTRIES = (Entry('found', PAIRS, 'preference', 'no', 'off-policy', POLICY, 'in this test', 'nobody', AXES),)\n"
     )
     monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
     rows = find_entries()
@@ -65,4 +66,20 @@ def test_what_is_on_policy_is_what_samples():
 
 def test_the_documentations_table_is_the_codes():
     page = (Path(__file__).parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
-    assert page.rstrip().endswith(as_markdown()), "run: plaudit methods --form markdown, and put it into the page"
+    made = f"{matrix_as_markdown()}\n\n{as_markdown()}"
+    assert page.rstrip().endswith(made), "run: plaudit methods --form markdown, and put it into the page"
+
+
+def test_the_matrix_holds_every_method_once():
+    head, *lines = as_matrix()
+    named = [name for line in lines for cell in line[2:] for name in cell.split(", ") if name]
+    assert sorted(named) == sorted(row.name for row in ENTRIES)
+    assert head[2:] == ("imitation", "direct loss", "policy gradient")
+    cells = {line[:2]: dict(zip(head[2:], line[2:], strict=True)) for line in lines}
+    assert "dpo" in cells["pairs", "implicit"]["direct loss"]
+    assert "grpo" in cells["scores", "outcome"]["policy gradient"]
+
+
+def test_what_learns_from_stored_feedback_needs_no_outcome():
+    """A reward of whole outputs is asked about samples; stored feedback has its own say."""
+    assert {row.axes.reward for row in ENTRIES if row.data == "off-policy"} == {"none", "implicit", "model"}

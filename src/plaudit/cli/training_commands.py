@@ -15,7 +15,7 @@ from rich.table import Table
 from plaudit.errors import CheckpointError
 from plaudit.evaluation.report import RunReport, write_report
 from plaudit.methods.commands import command_of
-from plaudit.methods.registry import ENTRIES, as_markdown
+from plaudit.methods.registry import ENTRIES, as_markdown, as_matrix, matrix_as_markdown
 from plaudit.workflows import align as align_workflow
 from plaudit.workflows import evaluate as evaluate_workflow
 from plaudit.workflows import resume as resume_workflow
@@ -117,22 +117,31 @@ def report(run: Path, /, *, open_report: OpenReport = True) -> None:
         _open(page)
 
 
-def methods(*, form: Literal["table", "markdown"] = "table") -> None:
+def methods(*, form: Literal["table", "matrix", "markdown"] = "table") -> None:
     """List the methods: how each is run, what it learns from, what it needs, when to use it.
 
     A method without a command is there from Python only.
 
     Examples:
         plaudit methods
-        plaudit methods --form markdown
+        plaudit methods --form matrix
 
     Args:
-        form: a table, or the Markdown of docs/methods.md.
+        form: a table; a matrix of what stands where by feedback, reward and optimiser; or the Markdown of both, as
+            docs/methods.md holds it.
     """
     if form == "markdown":
-        print(as_markdown())  # noqa: T201  not wrapped to the terminal's width
+        print(f"{matrix_as_markdown()}\n\n{as_markdown()}")  # noqa: T201  not wrapped to the terminal's width
         return
     table = Table(box=None, header_style="bold")
+    if form == "matrix":
+        head, *lines = as_matrix()
+        for name in head:
+            table.add_column(name)
+        for line in lines:
+            table.add_row(*line)
+        _out.print(table)
+        return
     for name in ("method", "plaudit ..."):
         table.add_column(name, no_wrap=True)
     for name in ("learns from", "reference", "data", "when to use it", "paper"):

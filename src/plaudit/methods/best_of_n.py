@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from plaudit.methods.entry import Making, on_policy
+from plaudit.methods.entry import Axes, Making, on_policy
 from plaudit.methods.recipe import Groups, OnPolicyConfig, Recipe, Signals, Terms, Values
 from plaudit.objectives import Aggregation
 from plaudit.objectives.imitation import rejection_fine_tuning, top_outputs
@@ -57,5 +57,6 @@ ENTRIES = (
     on_policy(
         "best-of-n", Making(best_of_n, BestOfNConfig), "the best of the group", "stable, slow; RAFT, expert iteration",
         "Dong et al., arXiv 2304.06767", memory="samples; gradients of the kept ones only",
+        axes=Axes("scores", "outcome", "imitation"),
     ),
 )  # fmt: skip

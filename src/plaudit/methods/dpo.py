@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from plaudit.methods.encoding import EncodedPair
-from plaudit.methods.entry import PAIRS, Entry
+from plaudit.methods.entry import PAIRS, Axes, Entry
 from plaudit.methods.pairwise import Pairwise, sides, win_share
 from plaudit.objectives.preferences import dpo
 from plaudit.policies import CausalLM, Reference
@@ -64,6 +64,6 @@ class DPO(Pairwise):
 ENTRIES = (
     Entry(
         "dpo", PAIRS, "preference", "yes", "off-policy", "log-probabilities of the reference, computed once",
-        "there are pairs; the default", "Rafailov et al., arXiv 2305.18290",
+        "there are pairs; the default", "Rafailov et al., arXiv 2305.18290", Axes("pairs", "implicit", "direct loss"),
     ),
 )  # fmt: skip

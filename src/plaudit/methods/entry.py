@@ -34,6 +34,22 @@ class Making:
 
 
 @dataclass(frozen=True, slots=True)
+class Axes:
+    """Where a method stands in the survey's taxonomy (Srivastava and Aggarwal, arXiv 2507.04136).
+
+    Attributes:
+        feedback: the form in which it reads feedback: outputs to imitate, pairs, labels of single outputs, or scores.
+        reward: what stands between feedback and policy: nothing, the policy's own log-probabilities, a model fitted to the
+            feedback, or whatever judges a whole output (a model, a verifier, a function).
+        optimiser: what moves the policy.
+    """
+
+    feedback: Literal["demonstrations", "pairs", "labels", "scores"]
+    reward: Literal["none", "implicit", "model", "outcome"]
+    optimiser: Literal["imitation", "direct loss", "policy gradient"]
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """A row of the table of methods.
 
@@ -46,6 +62,7 @@ class Entry:
         memory: what it holds or computes beside the policy.
         when: when to use it.
         paper: authors and arXiv id.
+        axes: where it stands among the others.
         making: how it is made, where it is a recipe.
     """
 
@@ -57,6 +74,7 @@ class Entry:
     memory: str
     when: str
     paper: str
+    axes: Axes
     making: Making | None = None
 
     @property
@@ -65,6 +83,18 @@ class Entry:
         return (self.name, self.feedback, self.signal, self.reference, self.data, self.memory, self.when, self.paper)
 
 
-def on_policy(name: str, making: Making, signal: str, when: str, paper: str, *, memory: str = SAMPLES) -> Entry:
+GRADIENT = Axes("scores", "outcome", "policy gradient")
+
+
+def on_policy(
+    name: str,
+    making: Making,
+    signal: str,
+    when: str,
+    paper: str,
+    *,
+    memory: str = SAMPLES,
+    axes: Axes = GRADIENT,
+) -> Entry:
     """The row of a recipe that needs no reference."""
-    return Entry(name, ANSWERS, signal, "optional", "on-policy", memory, when, paper, making)
+    return Entry(name, ANSWERS, signal, "optional", "on-policy", memory, when, paper, axes, making)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from plaudit.errors import ConfigError
 from plaudit.feedback.examples import Demonstrated, Labelled, Pair
 from plaudit.feedback.records import Chat, Context, Text
-from plaudit.methods.entry import PAIRS, POLICY, Entry
+from plaudit.methods.entry import PAIRS, POLICY, Axes, Entry
 from plaudit.training.config import check
 
 
@@ -88,10 +88,11 @@ def _with_content(context: Context, content: Text | Chat) -> Context:
 ENTRIES = (
     Entry(
         "feedme", PAIRS, "the preferred outputs", "no", "off-policy", POLICY, "a baseline for every pairwise method",
-        "Dubois et al., arXiv 2305.14387",
+        "Dubois et al., arXiv 2305.14387", Axes("pairs", "none", "imitation"),
     ),
     Entry(
         "conditioning", f"{PAIRS}; reactions, verdicts", "words in the context: good or bad", "no", "off-policy", POLICY,
         "bad outputs shall teach, too, by fine-tuning alone", "Dubois et al., arXiv 2305.14387",
+        Axes("labels", "none", "imitation"),
     ),
 )  # fmt: skip

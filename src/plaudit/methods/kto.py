@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from plaudit.methods.encoding import EncodedLabel
-from plaudit.methods.entry import Entry
+from plaudit.methods.entry import Axes, Entry
 from plaudit.objectives.preferences import kto, kto_baseline
 from plaudit.policies import CausalLM, Reference, Sequence
 from plaudit.training import ExampleLoss, Stateless, Step
@@ -102,5 +102,6 @@ ENTRIES = (
         "kto", "reactions, verdicts", "label: good or bad", "yes", "off-policy",
         "log-probabilities of the reference; one more pass a step, for the baseline",
         "thumbs up and down without pairs, in unequal numbers", "Ethayarajh et al., arXiv 2402.01306",
+        Axes("labels", "implicit", "direct loss"),
     ),
 )  # fmt: skip

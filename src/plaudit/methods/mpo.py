@@ -21,7 +21,7 @@ from plaudit.feedback.examples import Pair
 from plaudit.feedback.records import Context
 from plaudit.methods.dpo import DPO, DPOConfig
 from plaudit.methods.encoding import encode_pairs
-from plaudit.methods.entry import PAIRS, Entry
+from plaudit.methods.entry import PAIRS, Axes, Entry
 from plaudit.objectives.preferences import gap_threshold, is_easy, reward_gap
 from plaudit.policies import CausalLM, Reference
 from plaudit.rewards.base import RewardSource
@@ -165,6 +165,6 @@ ENTRIES = (
         "mpo", PAIRS, "preference where it is clear, then a reward on samples", "yes", "on-policy",
         "a reward model; a copy of the model after DPO; what the second stage holds",
         "pairs of which many are near ties or wrong, and a reward model fitted to them",
-        "Gou and Nguyen, arXiv 2403.19443",
+        "Gou and Nguyen, arXiv 2403.19443", Axes("pairs", "model", "policy gradient"),
     ),
 )  # fmt: skip

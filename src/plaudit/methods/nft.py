@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from plaudit.errors import RewardError
-from plaudit.methods.entry import Making, on_policy
+from plaudit.methods.entry import Axes, Making, on_policy
 from plaudit.methods.recipe import Groups, OnPolicyConfig, Recipe, Signals, Terms
 from plaudit.objectives.aggregation import Aggregation
 from plaudit.objectives.policy_gradient import nft as nft_objective
@@ -68,7 +68,9 @@ def nft(config: NFTConfig) -> Recipe:
 
 ENTRIES = (
     on_policy("nft", Making(nft, NFTConfig), "right or wrong",
-              "verifiable rewards, by likelihood; learns from wrong answers, too", "Chen et al., arXiv 2505.18116"),
+              "verifiable rewards, by likelihood; learns from wrong answers, too", "Chen et al., arXiv 2505.18116",
+              axes=Axes("labels", "outcome", "direct loss")),
     on_policy("rft", Making(nft, NFTConfig, {"negative_weight": 0.0}), "right or wrong",
-              "a baseline: imitation of right answers", "Yuan et al., arXiv 2308.01825"),
+              "a baseline: imitation of right answers", "Yuan et al., arXiv 2308.01825",
+              axes=Axes("labels", "outcome", "imitation")),
 )  # fmt: skip

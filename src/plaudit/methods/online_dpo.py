@@ -12,7 +12,7 @@ from plaudit.errors import ConfigError
 from plaudit.feedback.records import Context
 from plaudit.methods.dpo import DPO, DPOConfig
 from plaudit.methods.encoding import EncodedPair
-from plaudit.methods.entry import ANSWERS, Entry
+from plaudit.methods.entry import ANSWERS, Axes, Entry
 from plaudit.methods.on_policy import Asker
 from plaudit.methods.recipe import Experience, Groups, OnPolicyConfig, Signalling, Signals
 from plaudit.policies import CausalLM, Reference, Sequence
@@ -130,6 +130,6 @@ ENTRIES = (
     Entry(
         "online-dpo", f"{ANSWERS}, or a judge compares two", "preference", "yes", "on-policy",
         "samples; log-probabilities of the reference", "a judge that compares, or pairs that would be stale",
-        "Guo et al., arXiv 2402.04792",
+        "Guo et al., arXiv 2402.04792", Axes("pairs", "outcome", "direct loss"),
     ),
 )  # fmt: skip

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from plaudit.methods.encoding import EncodedPair
-from plaudit.methods.entry import PAIRS, POLICY, Entry
+from plaudit.methods.entry import PAIRS, POLICY, Axes, Entry
 from plaudit.methods.pairwise import Pairwise, mean_per_token, sides, win_share
 from plaudit.objectives.preferences import orpo
 from plaudit.policies import CausalLM
@@ -51,6 +51,6 @@ class ORPO(Pairwise):
 ENTRIES = (
     Entry(
         "orpo", PAIRS, "preference", "no", "off-policy", POLICY, "from a base model in one stage, without fine-tuning first",
-        "Hong et al., arXiv 2403.07691",
+        "Hong et al., arXiv 2403.07691", Axes("pairs", "implicit", "direct loss"),
     ),
 )  # fmt: skip

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from plaudit.errors import ConfigError
 from plaudit.feedback.records import Context
-from plaudit.methods.entry import ANSWERS, Entry
+from plaudit.methods.entry import ANSWERS, Axes, Entry
 from plaudit.methods.on_policy import OnPolicy
 from plaudit.methods.recipe import Experience, Groups, OnPolicyConfig, Recipe, Signals, Terms
 from plaudit.objectives.aggregation import aggregate
@@ -278,6 +278,6 @@ ENTRIES = (
         "ppo", ANSWERS, "advantage of each token over a value network", "yes", "on-policy",
         "a value network (a trunk of its own, or adapters); log-probabilities of the reference",
         "rewards of a learned model; long outputs, of which only parts are good",
-        "Schulman et al., arXiv 1707.06347; Stiennon et al., arXiv 2009.01325",
+        "Schulman et al., arXiv 1707.06347; Stiennon et al., arXiv 2009.01325", Axes("scores", "outcome", "policy gradient"),
     ),
 )  # fmt: skip

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from plaudit.methods.entry import ANSWERS, Entry, Making
+from plaudit.methods.entry import ANSWERS, Axes, Entry, Making
 from plaudit.methods.recipe import Groups, OnPolicyConfig, Recipe, Signals, Terms, Values
 from plaudit.objectives.imitation import quark as quark_objective
 from plaudit.objectives.imitation import reward_quantile
@@ -68,6 +68,6 @@ ENTRIES = (
         "quark", ANSWERS, "the best quantile of all samples", "yes", "on-policy",
         "samples; gradients of the kept ones only; the reference's distribution, a chunk at a time",
         "one output a context, and rewards that compare contexts", "Lu et al., arXiv 2205.13636",
-        Making(quark, QuarkConfig),
+        Axes("scores", "outcome", "imitation"), Making(quark, QuarkConfig),
     ),
 )  # fmt: skip

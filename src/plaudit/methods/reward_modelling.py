@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from plaudit.methods.encoding import EncodedPair
-from plaudit.methods.entry import PAIRS, Entry
+from plaudit.methods.entry import PAIRS, Axes, Entry
 from plaudit.objectives.reward_models import bradley_terry, rao_kupper
 from plaudit.policies import Sequence
 from plaudit.rewards import RewardModel
@@ -82,5 +82,6 @@ ENTRIES = (
     Entry(
         "reward", f"{PAIRS}, ties, margins", "preference", "no", "off-policy", "a reward model",
         "a judge of new outputs is needed, for the on-policy methods", "Stiennon et al., arXiv 2009.01325",
+        Axes("pairs", "model", "direct loss"),
     ),
 )  # fmt: skip

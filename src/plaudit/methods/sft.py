@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from plaudit.methods.entry import POLICY, Entry
+from plaudit.methods.entry import POLICY, Axes, Entry
 from plaudit.objectives import Aggregation
 from plaudit.objectives.imitation import negative_log_likelihood
 from plaudit.policies import CausalLM, Sequence
@@ -65,5 +65,6 @@ ENTRIES = (
     Entry(
         "sft", "demonstrations, edits", "none: imitation", "no", "off-policy", POLICY,
         "there are outputs worth imitating; the usual first step", "maximum likelihood",
+        Axes("demonstrations", "none", "imitation"),
     ),
 )  # fmt: skip

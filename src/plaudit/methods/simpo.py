@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from plaudit.methods.encoding import EncodedPair
-from plaudit.methods.entry import PAIRS, POLICY, Entry
+from plaudit.methods.entry import PAIRS, POLICY, Axes, Entry
 from plaudit.methods.pairwise import Pairwise, mean_per_token, sides, win_share
 from plaudit.objectives.preferences import simpo
 from plaudit.policies import CausalLM
@@ -55,6 +55,6 @@ class SimPO(Pairwise):
 ENTRIES = (
     Entry(
         "simpo", PAIRS, "preference", "no", "off-policy", POLICY, "pairs whose outputs differ in length; no reference at hand",
-        "Meng et al., arXiv 2405.14734",
+        "Meng et al., arXiv 2405.14734", Axes("pairs", "implicit", "direct loss"),
     ),
 )  # fmt: skip

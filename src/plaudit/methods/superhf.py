@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from plaudit.methods.entry import ANSWERS, Entry, Making
+from plaudit.methods.entry import ANSWERS, Axes, Entry, Making
 from plaudit.methods.recipe import Groups, OnPolicyConfig, Recipe, Signals, Terms, Values
 from plaudit.objectives.imitation import superhf as superhf_objective
 from plaudit.policies import Sampling
@@ -78,6 +78,6 @@ ENTRIES = (
         "superhf", ANSWERS, "the best of the group", "yes", "on-policy",
         "samples; gradients of the kept ones only; the reference's distribution, a chunk at a time",
         "as best-of-n, where a learned reward is easily gamed", "Mukobi et al., arXiv 2310.16763",
-        Making(superhf, SuperHFConfig),
+        Axes("scores", "outcome", "imitation"), Making(superhf, SuperHFConfig),
     ),
 )  # fmt: skip
