@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -15,10 +16,18 @@ SMALL = replace(
 )
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory) -> Path:
+    """What the arms of seed 0 share."""
+    folder = tmp_path_factory.mktemp("shared")
+    World(SMALL, folder, seed=0).share()
+    return folder
+
+
 @pytest.mark.parametrize("arm", ARMS)
-def test_every_arm_has_the_same_comparisons_and_with_ppo_as_many_answers(tmp_path, monkeypatch, arm):
+def test_every_arm_has_the_same_comparisons_and_with_ppo_as_many_answers(tmp_path, monkeypatch, shared, arm):
     monkeypatch.setattr("plaudit.studies.mpo.QUICK", SMALL)
-    found = STUDY.run(Trial(arm, 0, True, tmp_path))
+    found = STUDY.run(Trial(arm, 0, True, tmp_path, shared))
     asked = 0 if arm.startswith("dpo") else SMALL.askings * SMALL.asked
     assert found.samples == 2 * SMALL.pairs + asked <= SMALL.samples
     assert all(len(values) == SMALL.held_out for values in found.scores.values())
@@ -27,16 +36,19 @@ def test_every_arm_has_the_same_comparisons_and_with_ppo_as_many_answers(tmp_pat
     assert ("KL to where PPO began" in found.figures) == bool(asked)
 
 
-def test_what_the_arms_learn_from(tmp_path):
-    world = World(SMALL, tmp_path, seed=0)
-    contexts = {pair.context.digest for pair in world.pairs}
+def test_what_the_arms_learn_from(shared):
+    world = World(SMALL, shared, seed=0)
+    pairs = world.pairs()
+    contexts = {pair.context.digest for pair in pairs}
     made = {arm: curriculum(arm, world) for arm in ("dpo-all", "ppo", "mpo-no-selection", "mpo")}
-    assert made["dpo-all"].easy == made["mpo-no-selection"].easy == world.pairs
+    texts = [(pair.chosen.text, pair.rejected.text) for pair in pairs]
+    for arm in ("dpo-all", "mpo-no-selection"):
+        assert [(pair.chosen.text, pair.rejected.text) for pair in made[arm].easy] == texts
     assert not made["dpo-all"].hard
     assert not made["ppo"].easy
     assert {context.digest for context in made["ppo"].hard} == contexts
     assert made["mpo-no-selection"].hard == made["ppo"].hard
-    assert len(made["mpo"].easy) == pytest.approx(len(world.pairs) / 2, abs=1)
+    assert len(made["mpo"].easy) == pytest.approx(len(pairs) / 2, abs=1)
     assert {pair.context.digest for pair in made["mpo"].easy} | {one.digest for one in made["mpo"].hard} == contexts
 
 
@@ -48,7 +60,7 @@ def test_matched_is_the_last_look_before_the_first_that_is_too_far():
 
 
 def test_the_budget_is_what_the_full_size_samples():
-    assert STUDY.budget.samples == FULL.samples == 2 * 1600 + 32 * 64
+    assert STUDY.budget.samples == FULL.samples == 2 * 3200 + 32 * 64
 
 
 @pytest.mark.parametrize(

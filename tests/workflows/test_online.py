@@ -150,7 +150,9 @@ SECTIONS = (
     "remax",
     "reinforce_plus_plus",
     "best_of_n",
+    "gpg",
     "superhf",
+    "quark",
     "online_dpo",
 )
 

@@ -16,6 +16,7 @@ The reward that PPO optimises was fitted to all pairs; the gaps of the split com
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from plaudit.feedback.examples import Pair
 from plaudit.feedback.records import Context, Output
@@ -68,7 +71,7 @@ class Size:
         decoder: what learns.
     """
 
-    pairs: int = 1600
+    pairs: int = 3200
     askings: int = 32
     asked: int = 64
     held_out: int = 250
@@ -129,8 +132,7 @@ def training(learning_rate: float, *, seed: int, constant: bool = False) -> Trai
     """The loops of reward models, DPO and PPO; rates as in the study of AlpacaFarm on the same testbed.
 
     With 600 comparisons, two passes over them and seed 90, DPO on all pairs took the utility from 0.65 to 0.59 at a KL of 0.9,
-    and PPO ended where it began, 0.65 at 1.6: too few, as only 62 % of the labels agree with the utility. 1600 and one pass are
-    a guess above.
+    and PPO ended where it began, 0.65 at 1.6: too few, as only 62 % of the labels agree with the utility.
     """
     return TrainingConfig(
         batch_size=32, micro_batch_size=64, learning_rate=learning_rate,
@@ -139,32 +141,59 @@ def training(learning_rate: float, *, seed: int, constant: bool = False) -> Trai
 
 
 class World:
-    """A seed's instructions, the comparisons of the start's answers, and what can be made of them."""
+    """A seed's instructions, and what all its arms share: comparisons of the start's answers, and what was fitted to them.
 
-    def __init__(self, size: Size, folder: Path, *, seed: int) -> None:
-        self.size, self.folder, self.seed = size, folder, seed
-        self.start = CausalLM.load(decoder("instructions", size.decoder), dtype="float32")
-        contexts = instructions.instructions(size.pairs, seed=seed)
+    Args:
+        size: how much is done.
+        shared: what `share` wrote.
+        seed: of instructions, samples, labels and training.
+    """
+
+    def __init__(self, size: Size, shared: Path, *, seed: int) -> None:
+        self.size, self.shared, self.seed = size, shared, seed
+        self.start = self.policy()
+        self.contexts = instructions.instructions(size.pairs, seed=seed)
         self.held_out = instructions.instructions(size.held_out, seed=seed, held_out=True)
-        generator = torch_generator(seed, "to compare")
-        groups = self.start.sample(contexts, 2, generator=generator, sampling=SAMPLING, batch_size=512)
-        pool = instructions.simulated_pool()
-        records = [
-            pool.compare(context, *(self.start.output(sample, SAMPLING) for sample in group), seed=seed)
-            for context, group in zip(contexts, groups, strict=True)
-        ]
-        self.pairs = tuple(pairs_of(records).examples)
 
     def policy(self) -> CausalLM:
         """The decoder as it was."""
         return CausalLM.load(decoder("instructions", self.size.decoder), dtype="float32")
+
+    def share(self) -> None:
+        """Write the answers that are compared, the gap of each pair, and the reward model of all pairs."""
+        generator = torch_generator(self.seed, "to compare")
+        groups = self.start.sample(self.contexts, 2, generator=generator, sampling=SAMPLING, batch_size=512)
+        rows = [[self.start.output(sample, SAMPLING).model_dump(mode="json") for sample in group] for group in groups]
+        (self.shared / "answers.json").write_text(json.dumps(rows))
+        pairs = self.pairs()
+        gaps = cross_fitted_gaps(pairs, self.fit, SETTINGS, seed=self.seed)
+        (self.shared / "gaps.json").write_text(json.dumps(gaps.tolist()))
+        self.fit(pairs, -1).save(self.shared / "reward")
+
+    def pairs(self) -> tuple[Pair, ...]:
+        """Two answers of the start to each instruction, as the annotators compare them."""
+        pool = instructions.simulated_pool()
+        rows = json.loads((self.shared / "answers.json").read_text())
+        records = [
+            pool.compare(context, *map(Output.model_validate, both), seed=self.seed)
+            for context, both in zip(self.contexts, rows, strict=True)
+        ]
+        return tuple(pairs_of(records).examples)
+
+    def gaps(self) -> Float[Tensor, " B"]:
+        """How clear each pair is, by rewards that have not seen it."""
+        return torch.tensor(json.loads((self.shared / "gaps.json").read_text()))
+
+    def reward_model(self) -> RewardModel:
+        """Fitted to all pairs."""
+        return RewardModel.load(self.shared / "reward", dtype="float32")
 
     def fit(self, known: Rows[Pair], fold: int) -> RewardModel:
         """A reward model on these pairs, on a trunk that starts as the decoder."""
         model = RewardModel.load(decoder("instructions", self.size.decoder), dtype="float32", seed=self.seed)
         encoded, _ = encode_pairs(known, model.encoder)
         config = training(5e-4, seed=self.seed)
-        run = RunFolder.create(self.folder / f"reward-{fold}", {"fold": fold})
+        run = RunFolder.create(self.shared / "runs" / f"reward-{fold}", {"fold": fold})
         train(RewardModelling(model, encoded, RewardConfig()), run, config, steps=config.steps(len(encoded)))
         return model
 
@@ -192,16 +221,16 @@ def log_ratios(policy: CausalLM, other: CausalLM, sequences: Rows[Sequence]) -> 
 
 def curriculum(arm: str, world: World) -> Curriculum:
     """What an arm learns from in which stage."""
-    everything = tuple({pair.context.digest: pair.context for pair in world.pairs}.values())
+    pairs = world.pairs()
+    everything = tuple({pair.context.digest: pair.context for pair in pairs}.values())
     match arm:
         case "dpo-all":
-            return Curriculum(world.pairs, ())
+            return Curriculum(pairs, ())
         case "ppo":
             return Curriculum((), everything)
         case "mpo-no-selection":
-            return Curriculum(world.pairs, everything)
-    gap = cross_fitted_gaps(world.pairs, world.fit, SETTINGS, seed=world.seed)
-    found = by_gap(world.pairs, gap, SETTINGS)
+            return Curriculum(pairs, everything)
+    found = by_gap(pairs, world.gaps(), SETTINGS)
     return replace(found, hard=()) if arm == "dpo-easy" else found
 
 
@@ -219,12 +248,17 @@ def _prepare(quick: bool) -> None:
     decoder("instructions", (QUICK if quick else FULL).decoder)
 
 
+def _share(seed: int, quick: bool, folder: Path) -> None:
+    World(QUICK if quick else FULL, folder, seed=seed).share()
+
+
 def _run(trial: Trial) -> TrialResult:
+    assert trial.shared is not None
     size = QUICK if trial.quick else FULL
-    world = World(size, trial.folder, seed=trial.seed)
+    world = World(size, trial.shared, seed=trial.seed)
     stages, policy = curriculum(trial.arm, world), world.policy()
     looks = [world.look(policy, world.start)]
-    reward = Counting(world.fit(world.pairs, -1)) if stages.hard else None
+    reward = Counting(world.reward_model()) if stages.hard else None
     made: list[CausalLM] = []
 
     def online(learner: CausalLM, reference: Reference, contexts: Rows[Context]) -> Looking:
@@ -234,8 +268,8 @@ def _run(trial: Trial) -> TrialResult:
         if stages.easy:
             looks.append(world.look(learner, world.start))
         config = PPOConfig(
-            contexts_per_rollout=size.asked, updates_per_rollout=2, epochs_per_rollout=2,
-            max_new_tokens=SAMPLING.max_new_tokens, rollout_batch_size=size.asked,
+            contexts_per_rollout=size.asked, updates_per_rollout=2, epochs_per_rollout=2, kl_coefficient=0.02, clamp_kl=True,
+            trace=1.0, max_new_tokens=SAMPLING.max_new_tokens, rollout_batch_size=size.asked,
         )  # fmt: skip
         value = ValueNetwork.of(reward._source)
         method = PPO(learner, value, reward, contexts, config, reference=reference)
@@ -315,4 +349,5 @@ STUDY = Study(
     prepare=_prepare,
     run=_run,
     judge=_judge,
+    share=_share,
 )
