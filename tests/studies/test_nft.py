@@ -10,7 +10,9 @@ import torch
 from plaudit.policies import CausalLM
 from plaudit.studies import Results, Trial, TrialResult
 from plaudit.studies.arithmetic_start import Start
-from plaudit.studies.nft import ARMS, FULL, QUICK, STUDY, Counting, arm_method, measure, training_config
+from plaudit.studies.counting import Counting
+from plaudit.studies.nft import ARMS, FULL, QUICK, STUDY, arm_method, measure, training_config
+from plaudit.testbeds import arithmetic
 from plaudit.testbeds.decoders import DecoderConfig
 from plaudit.training import RunFolder, train
 
@@ -21,7 +23,7 @@ SMALL = replace(QUICK, contexts=8, outputs=8, updates=1, start=START)
 
 
 def trained(arm: str, folder, size, *, double: bool = False) -> tuple[CausalLM, Counting]:
-    policy, reward = CausalLM.load(size.start.folder(), dtype="float32"), Counting()
+    policy, reward = CausalLM.load(size.start.folder(), dtype="float32"), Counting(arithmetic.verifier())
     if double:
         policy.model.double()
     method = arm_method(arm, policy, reward, size, seed=0)

@@ -10,7 +10,8 @@ from plaudit.methods.registry import ENTRIES
 from plaudit.policies import CausalLM
 from plaudit.studies import Results, Trial, TrialResult
 from plaudit.studies.arithmetic_start import Start
-from plaudit.studies.rl_survey import ARMS, FULL, QUICK, STUDY, Counting, judged
+from plaudit.studies.counting import Counting
+from plaudit.studies.rl_survey import ARMS, FULL, QUICK, STUDY, judged
 from plaudit.testbeds import arithmetic
 from plaudit.testbeds.decoders import DecoderConfig
 
@@ -47,7 +48,7 @@ def test_every_arm_runs_and_none_learns_from_more_answers_than_the_budget(tmp_pa
 
 
 def test_pairs_and_labels_are_what_the_verifier_says_of_the_same_answers(every_third):
-    policy, reward = CausalLM.load(SMALL.start.folder(), dtype="float32"), Counting()
+    policy, reward = CausalLM.load(SMALL.start.folder(), dtype="float32"), Counting(arithmetic.verifier())
     found = judged(policy, reward, SMALL, seed=0)
     assert len(found.labelled) == reward.samples == SMALL.samples
     labels = {(one.context.digest, id(one.output)): one.desirable for one in found.labelled}

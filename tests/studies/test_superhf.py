@@ -13,6 +13,7 @@ from scipy import stats
 from plaudit.feedback.records import Output, Text
 from plaudit.studies import Results, Trial, TrialResult
 from plaudit.studies import superhf as study
+from plaudit.studies.counting import Counting
 from plaudit.studies.superhf import ARMS, BETAS, FULL, QUICK, STUDY, SUPERHF
 from plaudit.testbeds import topics
 from plaudit.testbeds.decoders import DecoderConfig
@@ -48,7 +49,7 @@ def test_a_trial_measures_every_held_out_prompt_and_counts_what_it_sampled(tmp_p
 def test_beta_is_twice_the_official_one_since_that_adds_up_two_outputs():
     """The first test that asks for the decoder waits for it: over 5 s on a busy core."""
     policy, known = study.start(SMALL, seed=0), None
-    counting = study.Counting(None)
+    counting = Counting(None)
     made = {arm: study.learner(arm, policy, counting, known, SMALL) for arm in SUPERHF}
     assert [method.config.beta for method in made.values()] == [2 * beta for beta in BETAS]
     assert {0.0, 0.1, 0.35} < set(BETAS)

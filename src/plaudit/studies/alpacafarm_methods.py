@@ -37,7 +37,8 @@ from plaudit.methods import (
     quark,
 )
 from plaudit.policies import CausalLM, Reference, Sampling
-from plaudit.rewards import Reward, RewardModel, ValueNetwork
+from plaudit.rewards import RewardModel, ValueNetwork
+from plaudit.studies.counting import Counting
 from plaudit.testbeds import instructions
 from plaudit.testbeds.decoders import DecoderConfig
 from plaudit.training import RunFolder, TrainingConfig, train
@@ -111,18 +112,6 @@ RECIPES = {
 """How each learns. Pilots with seed 90, 200 instructions and simulated annotators, SFT winning 0.39: Quark at 5e-4 unlearned to
 answer rightly and won 0.30, at 1e-4 0.43; PPO won 0.47, DPO 0.43. Reward models of 1,200 pairs knew length and not correctness
 (best of 16: utility 0.66 after 0.63); of 4,800 they know both (0.74)."""
-
-
-class Counting:
-    """A reward that counts what it judges."""
-
-    def __init__(self, source: RewardModel) -> None:
-        self._source, self.samples = source, 0
-
-    def reward(self, contexts: Rows[Context], outputs: Rows[Output]) -> Reward:
-        """Rewards of N outputs given their N contexts."""
-        self.samples += len(outputs)
-        return self._source.reward(contexts, outputs, batch_size=128)
 
 
 class Farm:
@@ -253,7 +242,7 @@ def answer_after_expert_iteration(farm: Farm, pool: str) -> Answerer:
         updates_per_rollout=max(1, size.imitated // recipe.batch_size), max_new_tokens=SAMPLING.max_new_tokens,
         rollout_batch_size=512,
     )  # fmt: skip
-    policy, reward = farm.policy(), Counting(farm.reward_model(pool))
+    policy, reward = farm.policy(), Counting(farm.reward_model(pool), batch_size=128)
     method = OnPolicy(policy, reward, farm.unlabelled[: size.imitated], best_of_n(config), config)
     farm.train(method, "sft", size.imitated, steps=config.steps_per_rollout)
     farm.judged += reward.samples
@@ -268,7 +257,7 @@ def answer_after_ppo(farm: Farm, pool: str) -> Answerer:
         trace=1.0, max_new_tokens=SAMPLING.max_new_tokens, rollout_batch_size=512,
     )  # fmt: skip
     policy, model = farm.policy(), farm.reward_model(pool)
-    reward, reference = Counting(model), Reference(farm.policy(), batch_size=128)
+    reward, reference = Counting(model, batch_size=128), Reference(farm.policy(), batch_size=128)
     method = PPO(policy, ValueNetwork.of(model), reward, farm.unlabelled, config, reference=reference)
     farm.train(method, "ppo", size.asked, steps=size.askings * config.steps_per_rollout)
     farm.judged += reward.samples
@@ -282,7 +271,7 @@ def answer_after_quark(farm: Farm, pool: str) -> Answerer:
         contexts_per_rollout=size.asked, beta=0.0, kl_coefficient=0.05, max_new_tokens=SAMPLING.max_new_tokens,
         rollout_batch_size=512,
     )  # fmt: skip
-    policy, reward = farm.policy(), Counting(farm.reward_model(pool))
+    policy, reward = farm.policy(), Counting(farm.reward_model(pool), batch_size=128)
     reference = Reference(farm.policy(), batch_size=128)
     method = OnPolicy(policy, reward, farm.unlabelled, quark(config), config, reference=reference)
     farm.train(method, "quark", size.asked, steps=size.askings)

@@ -43,7 +43,8 @@ from plaudit.methods import (
 )
 from plaudit.methods.mpo import Curriculum
 from plaudit.policies import CausalLM, Reference, Sampling, Sequence
-from plaudit.rewards import Reward, RewardModel, ValueNetwork
+from plaudit.rewards import RewardModel, ValueNetwork
+from plaudit.studies.counting import Counting
 from plaudit.studies.study import Budget, Finding, Results, Study, Trial, TrialResult, better
 from plaudit.testbeds import instructions
 from plaudit.testbeds.decoders import DecoderConfig, decoder
@@ -94,18 +95,6 @@ QUICK = Size(
 
 ARMS = ("dpo-all", "dpo-easy", "ppo", "mpo", "mpo-start", "mpo-no-selection")
 SETTINGS = MPOConfig()
-
-
-class Counting:
-    """A reward model that counts what it judges."""
-
-    def __init__(self, source: RewardModel) -> None:
-        self._source, self.samples = source, 0
-
-    def reward(self, contexts: Rows[Context], outputs: Rows[Output]) -> Reward:
-        """Rewards of N outputs given their N contexts."""
-        self.samples += len(outputs)
-        return self._source.reward(contexts, outputs, batch_size=128)
 
 
 class Looking:
@@ -258,7 +247,7 @@ def _run(trial: Trial) -> TrialResult:
     world = World(size, trial.shared, seed=trial.seed)
     stages, policy = curriculum(trial.arm, world), world.policy()
     looks = [world.look(policy, world.start)]
-    reward = Counting(world.reward_model()) if stages.hard else None
+    reward = Counting(world.reward_model(), batch_size=128) if stages.hard else None
     made: list[CausalLM] = []
 
     def online(learner: CausalLM, reference: Reference, contexts: Rows[Context]) -> Looking:
@@ -271,7 +260,7 @@ def _run(trial: Trial) -> TrialResult:
             contexts_per_rollout=size.asked, updates_per_rollout=2, epochs_per_rollout=2, kl_coefficient=0.02, clamp_kl=True,
             trace=1.0, max_new_tokens=SAMPLING.max_new_tokens, rollout_batch_size=size.asked,
         )  # fmt: skip
-        value = ValueNetwork.of(reward._source)
+        value = ValueNetwork.of(world.reward_model())
         method = PPO(learner, value, reward, contexts, config, reference=reference)
         every = max(1, size.askings // size.looks) * config.steps_per_rollout
         return Looking(method, every, lambda: looks.append(world.look(learner, world.start)))

@@ -10,17 +10,15 @@ so that every arm samples the same number of answers; and no answer is long enou
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Rows
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 
-from plaudit.feedback.records import Context, Output
 from plaudit.methods import GRPOConfig, NFTConfig, OnPolicy, grpo, nft
 from plaudit.policies import CausalLM, Sampling, Sequence
-from plaudit.rewards import Reward
 from plaudit.studies.arithmetic_start import SMALL, Start
+from plaudit.studies.counting import Counting
 from plaudit.studies.study import Budget, Finding, Results, Study, Trial, TrialResult, better, equivalent
 from plaudit.testbeds import arithmetic
 from plaudit.training import RunFolder, TrainingConfig, train
@@ -68,18 +66,6 @@ ARMS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "dapo": (grpo, GRPOConfig, {"variant": "dapo"}),
 }
 """Recipe, its configuration, and what is set. NFT's w is 1 - r and its floor 1 by default; `rft-weighted` keeps that w."""
-
-
-class Counting:
-    """The verifier, which also counts what it judged."""
-
-    def __init__(self) -> None:
-        self._verifier, self.samples = arithmetic.verifier(), 0
-
-    def reward(self, contexts: Rows[Context], outputs: Rows[Output]) -> Reward:
-        """Rewards of N outputs given their N contexts."""
-        self.samples += len(outputs)
-        return self._verifier.reward(contexts, outputs)
 
 
 def arm_method(arm: str, policy: CausalLM, reward: Counting, size: Size, *, seed: int) -> OnPolicy:
@@ -131,7 +117,7 @@ def _prepare(quick: bool) -> None:
 
 def _run(trial: Trial) -> TrialResult:
     size = QUICK if trial.quick else FULL
-    policy, reward = CausalLM.load(size.start.folder(), dtype="float32"), Counting()
+    policy, reward = CausalLM.load(size.start.folder(), dtype="float32"), Counting(arithmetic.verifier())
     before = measure(policy, size, seed=trial.seed)
     method = arm_method(trial.arm, policy, reward, size, seed=trial.seed)
     config = training_config(size, seed=trial.seed)

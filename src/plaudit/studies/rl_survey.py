@@ -47,7 +47,7 @@ from plaudit.objectives.preferences import kto_weights
 from plaudit.policies import CausalLM, LoRA, Reference, Sampling, Sequence
 from plaudit.rewards import ValueNetwork
 from plaudit.studies.arithmetic_start import SMALL, Start
-from plaudit.studies.nft import Counting
+from plaudit.studies.counting import Counting
 from plaudit.studies.study import Budget, Finding, Results, Study, Trial, TrialResult, better
 from plaudit.testbeds import arithmetic
 from plaudit.training import Method, RunFolder, TrainingConfig, train
@@ -218,7 +218,7 @@ def _prepare(quick: bool) -> None:
 
 def _run(trial: Trial) -> TrialResult:
     size, arm = QUICK if trial.quick else FULL, trial.arm
-    start, reward = CausalLM.load(size.start.folder(), dtype="float32"), Counting()
+    start, reward = CausalLM.load(size.start.folder(), dtype="float32"), Counting(arithmetic.verifier())
     lora = LoRA(rank=16, alpha=32) if arm in WITH_ADAPTERS else None
     policy = CausalLM.load(size.start.folder(), dtype="float32", lora=lora, seed=trial.seed)
     method, batch_size = arm_method(arm, policy, start, reward, size, seed=trial.seed)

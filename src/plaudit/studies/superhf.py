@@ -34,7 +34,8 @@ from plaudit.methods import (
     superhf,
 )
 from plaudit.policies import CausalLM, LoRA, Reference, Sampling
-from plaudit.rewards import Reward, RewardModel, ValueNetwork
+from plaudit.rewards import RewardModel, ValueNetwork
+from plaudit.studies.counting import Counting
 from plaudit.studies.study import Budget, Finding, Results, Study, Trial, TrialResult, better
 from plaudit.testbeds import topics
 from plaudit.testbeds.decoders import DecoderConfig, decoder
@@ -90,18 +91,6 @@ QUICK = Size(
     decoder=DecoderConfig(layers=1, width=32, demonstrations=1600, batch_size=32, learning_rate=1e-2),
     judges=JudgesConfig(pairs=64),
 )  # fmt: skip
-
-
-class Counting:
-    """The reward that is optimised, which also counts what it judged."""
-
-    def __init__(self, model: RewardModel) -> None:
-        self._model, self.samples = model, 0
-
-    def reward(self, contexts: Rows[Context], outputs: Rows[Output]) -> Reward:
-        """Rewards of N outputs given their N contexts."""
-        self.samples += len(outputs)
-        return self._model.reward(contexts, outputs, batch_size=64)
 
 
 def asked(size: Size) -> list[Context]:
@@ -220,7 +209,7 @@ def _prepare(quick: bool) -> None:
 def _run(trial: Trial) -> TrialResult:
     size = QUICK if trial.quick else FULL
     known = judges(decoder("topics", size.decoder), size.judges, seed=trial.seed)
-    policy, reward = start(size, seed=trial.seed), Counting(known.train)
+    policy, reward = start(size, seed=trial.seed), Counting(known.train, batch_size=64)
     contexts, first = measured_on(trial.seed), write(policy, size.looks, seed=trial.seed)
     before = measure(contexts, first, first, known)
     if trial.arm == "best-of-16":
