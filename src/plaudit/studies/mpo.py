@@ -121,10 +121,10 @@ def training(learning_rate: float, *, seed: int, constant: bool = False) -> Trai
     """The loops of reward models, DPO and PPO; rates as in the study of AlpacaFarm on the same testbed.
 
     With 600 comparisons, two passes over them and seed 90, DPO on all pairs took the utility from 0.65 to 0.59 at a KL of 0.9,
-    and PPO ended where it began, 0.65 at 1.6: too few, as only 62 % of the labels agree with the utility. With 3,200 and one pass,
-    DPO on all pairs ended at 0.64, on the clear ones at 0.63, PPO at 0.67 (4 nats) and MPO at 0.63; of the clear pairs' labels
-    68 % agreed with the utility, of the others' 70 %: the gaps tell what annotators agree on, length above all, and not what is
-    right.
+    and PPO ended where it began, 0.65 at 1.6: too few, as only 62 % of the labels agree with the utility. With 3,200 and one
+    pass, DPO on all pairs ended at 0.64, on the clear ones at 0.63, PPO at 0.67 (4 nats) and MPO at 0.63; of the clear pairs'
+    labels 68 % agreed with the utility, of the others' 70 %: the gaps tell what annotators agree on, length above all, and not
+    what is right.
     """
     return TrainingConfig(
         batch_size=32, micro_batch_size=64, learning_rate=learning_rate,
