@@ -17,6 +17,7 @@ from markdown_it import MarkdownIt
 import plaudit.evaluation.report.write as writing
 from plaudit.evaluation import Estimate, EvaluationError
 from plaudit.evaluation.report import (
+    Climb,
     Curve,
     FeedbackSummary,
     Row,
@@ -362,3 +363,15 @@ def test_a_profile_is_a_table_in_page_and_markdown_and_survives_json(tmp_path):
         assert "375 tokens/s, 25.0 % of the 2,000 GFLOP/s" in text
     assert RunReport.from_json(measured.to_json()) == measured
     assert "Where the time went" not in render_html(small_report()) + render_markdown(small_report())
+
+
+def test_what_the_distance_bought_is_a_plot_a_table_and_survives_json():
+    looks = Climb((0, 5, 10), (0.0, 1.5, 3.0), (0.1, 0.9, 0.7), gold=(0.2, 0.3, -0.1))
+    measured = small_report(climb=looks)
+    html, markdown = render_html(measured), render_markdown(measured)
+    assert "Reward against distance: step 0: 0.1 at 0 nats; step 5: 0.9 at 1.5 nats; step 10: 0.7 at 3 nats." in html
+    assert "second reward (gold)" in html
+    assert "| 10 | 3 | 0.7 | -0.1 |" in markdown
+    assert "| 10 | 3 | 0.7 |\n" in render_markdown(small_report(climb=replace(looks, gold=None)))
+    assert RunReport.from_json(measured.to_json()) == measured
+    assert "the distance from the model before" not in render_html(small_report()) + render_markdown(small_report())

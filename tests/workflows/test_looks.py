@@ -15,11 +15,12 @@ from plaudit.errors import TrainingError
 from plaudit.evaluation.report import RunReport, render_html, render_markdown
 from plaudit.feedback.records import Context
 from plaudit.methods import BestOfNConfig, RLOOConfig
-from plaudit.policies import CausalLM, LoRA
+from plaudit.policies import CausalLM, LoRA, Reference, Sequence
 from plaudit.rewards import FunctionReward, NormalisedReward
 from plaudit.training import RunFolder, TrainingConfig
+from plaudit.training.randomness import torch_generator
 from plaudit.workflows import AlignConfig, AlignResult, EvaluationConfig, align, resume
-from plaudit.workflows.looks import HeldOutLook
+from plaudit.workflows.looks import HeldOutLook, climb
 from plaudit.workflows.plan import plan
 
 TRAINING = TrainingConfig(
@@ -149,8 +150,13 @@ def test_a_second_reward_that_falls_is_an_alarm_and_stands_in_the_report(tiny_mo
     assert [len(item.answers) for item in result.report.watched] == [8] * 4
     assert {answer.step for answer in result.report.watched[0].answers} >= {1, 10}
     assert RunReport.from_json((result.run.path / "report.json").read_bytes()) == result.report
+    climbed = result.report.climb
+    assert climbed.steps == tuple(row["step"] for row in looks_of(result))
+    assert climbed.gold == tuple(row["gold"] for row in looks_of(result))
+    assert climbed.divergence[-1] > climbed.divergence[0]
     for page in (render_html(result.report), render_markdown(result.report)):
         assert "Held-out answers while it learned" in page
+        assert "What the distance from the model before bought" in page
 
 
 def test_looking_does_not_change_a_reward_that_remembers(tiny_model, tmp_path):
@@ -169,6 +175,36 @@ def test_looking_does_not_change_a_reward_that_remembers(tiny_model, tmp_path):
     ] * 3
     look(2)
     assert len((run.path / "looks.jsonl").read_text().splitlines()) == 6
+
+
+def test_the_distance_is_the_mean_log_ratio_to_the_reference(tiny_model, tmp_path):
+    """0 with fresh adapters; of others, that of the answers that were kept."""
+    policy = CausalLM.load(tiny_model, lora=LoRA(rank=2), dtype="float32")
+    reference, run = Reference(policy), RunFolder.create(tmp_path / "run", {})
+    contexts = [Context(content=f"Question {index}?") for index in range(5)]
+    config = EvaluationConfig(max_new_tokens=4, batch_size=2)
+    reward = FunctionReward(lambda context, output: 1.0)
+    look = HeldOutLook(policy, reward, None, contexts, config, run, seed=0, reference=reference)
+    assert look(0)[0]["kl"] == pytest.approx(0, abs=1e-5)
+    with torch.no_grad():
+        for name, weight in policy.model.named_parameters():
+            if "lora_B" in name:
+                weight.add_(0.05)
+    found = look(1)[0]["kl"]
+    generator = torch_generator(0, "look")
+    groups = policy.sample(
+        contexts, config.outputs_per_context, generator=generator, sampling=config.sampling, batch_size=2
+    )
+    sequences = [
+        Sequence(policy.encoder.context(context), sample.token_ids, (True,) * len(sample.token_ids))
+        for context, group in zip(contexts, groups, strict=True)
+        for sample in group
+    ]
+    with torch.no_grad():
+        ratios = policy.log_prob_of(sequences).sum() - reference.log_prob_of(sequences).sum()
+    assert found == pytest.approx(float(ratios.mean()), rel=1e-4)
+    assert abs(found) > 1e-3
+    assert climb(run) is None  # the looks' metrics are the training loop's to write
 
 
 def test_looks_need_held_out_contexts(here):

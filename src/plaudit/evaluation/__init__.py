@@ -13,6 +13,7 @@ from plaudit.evaluation.annotation import (
 )
 from plaudit.evaluation.best_of_n import expected_best_of_n
 from plaudit.evaluation.divergence import Divergence, divergence_from_reference
+from plaudit.evaluation.frontier import frontier, reward_within
 from plaudit.evaluation.intervals import (
     Estimate,
     bootstrap_mean,
@@ -67,6 +68,7 @@ __all__ = [
     "expected_best_of_n",
     "expected_calibration_error",
     "from_rewards",
+    "frontier",
     "judge_both_orders",
     "krippendorff_alpha",
     "leanings",
@@ -84,6 +86,7 @@ __all__ = [
     "proxy_up_gold_down",
     "rank_correlation",
     "reliability_curve",
+    "reward_within",
     "text_lengths",
     "win_rate",
 ]

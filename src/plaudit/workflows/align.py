@@ -34,7 +34,7 @@ from plaudit.workflows.feedback_data import (
     summarise,
 )
 from plaudit.workflows.judging import expect_askable, judge_endpoint, kept_judgements
-from plaudit.workflows.looks import watched
+from plaudit.workflows.looks import climb, watched
 from plaudit.workflows.measure import GOLD, Answers, Asked, Comparison, JudgeQuality, Optimised, Utility, reward_gain
 from plaudit.workflows.offline import OfflineLearner
 from plaudit.workflows.online import OnlineLearner, share_not_judged
@@ -141,7 +141,7 @@ def _align(
     )
     judged = [reward_curves(RunFolder(run.path / part)) for part in ("judge", "reward")]
     curves = {**training_curves(run), **judged[0], **judged[1]}
-    report = replace(report, curves=curves, watched=watched(run))
+    report = replace(report, curves=curves, watched=watched(run), climb=climb(run))
     page, _ = write_report(report, run.path)
     keep_profile(report, run)
     console.print(f"{report.verdict}\nModel: {run.model}\nReport: {page}")

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from plaudit.errors import RewardError
-from plaudit.evaluation.report import Watched, WatchedAnswer
+from plaudit.evaluation.report import Climb, Watched, WatchedAnswer
 from plaudit.feedback.records import Context, Output
-from plaudit.policies import CausalLM
+from plaudit.policies import CausalLM, Reference
 from plaudit.progress import console
 from plaudit.rewards import Reward, RewardSource
 from plaudit.rewards.base import restore, state_of
@@ -60,6 +60,7 @@ class HeldOutLook:
         config: how answers are sampled.
         run: where they are kept.
         seed: of the samples.
+        reference: what the distance is measured to, where it is at hand.
     """
 
     def __init__(
@@ -72,7 +73,9 @@ class HeldOutLook:
         run: RunFolder,
         *,
         seed: int,
+        reference: Reference | None = None,
     ) -> None:
+        self._reference = reference
         self._policy, self._contexts, self._config, self._run, self._seed = policy, contexts, config, run, seed
         self._sources = [source for source in (reward, gold) if source is not None]
         self._both = WithSecond(reward, gold)
@@ -92,13 +95,26 @@ class HeldOutLook:
         )
         for source, state in zip(self._sources, before, strict=True):
             restore(source, state)
-        metrics = look_metrics(gathered)
+        metrics = {**look_metrics(gathered), **self._distance(gathered)}
         self._keep(step, gathered)
         history = [row for row in self._run.metrics() if row["split"] == "held_out" and row["step"] < step]
         said, earlier = reward_hacking([*history, {"step": step, **metrics}]), reward_hacking(history)
         if said is not None and earlier is None:
             console.print(f"[yellow]{said}[/yellow]")
         return metrics, -metrics["reward"]
+
+    @torch.no_grad()
+    def _distance(self, gathered: Gathered) -> dict[str, float]:
+        """The mean over the answers of log π - log π_ref, an estimate of their KL in nats."""
+        if self._reference is None:
+            return {}
+        total, sequences = 0.0, [rollout.sequence for rollout in gathered.rollouts]
+        for start in range(0, len(sequences), self._config.batch_size):
+            part = sequences[start : start + self._config.batch_size]
+            found, before = self._policy.log_prob_of(part), self._reference.log_prob_of(part)
+            total += float((found.sum() - before.sum()).sum())
+        self._reference.forget()
+        return {"kl": total / len(sequences)}
 
     def _keep(self, step: int, gathered: Gathered) -> None:
         file = self._run.path / FILE
@@ -152,3 +168,13 @@ def watched(run: RunFolder, *, contexts: int = 4, looks: int = 8) -> tuple[Watch
 def _known(components: Mapping[str, float]) -> dict[str, float]:
     """The gold reward, where there is one and it could judge."""
     return {name: value for name, value in components.items() if name == "gold" and math.isfinite(value)}
+
+
+def climb(run: RunFolder) -> Climb | None:
+    """What the distance from the reference bought, where at least two looks measured it."""
+    looks = [row for row in run.metrics() if row["split"] == "held_out" and {"kl", "reward"} <= row.keys()]
+    if len(looks) < 2:
+        return None
+    steps, divergence, reward = zip(*((row["step"], row["kl"], row["reward"]) for row in looks), strict=True)
+    gold = tuple(row["gold"] for row in looks) if all("gold" in row for row in looks) else None
+    return Climb(steps, divergence, reward, gold)

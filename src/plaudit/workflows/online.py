@@ -65,7 +65,7 @@ class OnlineLearner:
         reference = self._reference() if named.reference(online) else None
         method = named.make(OnlineParts(self.policy, self._reward, contexts, reference, self._value_source), online)
         steps = steps_of(config.training, online, len(contexts))
-        train(method, self._run, config.training, steps=steps, look=self._look(), resume=resuming)
+        train(method, self._run, config.training, steps=steps, look=self._look(reference), resume=resuming)
 
     def log_ratios(self, sequences: Sequence[TokenSequence]) -> list[float]:
         """log π - log π_ref of each output, summed over its tokens."""
@@ -108,14 +108,28 @@ class OnlineLearner:
         given = RewardModel.load(Path(gold).expanduser(), dtype=self._config.dtype, device=self._config.device)
         return readable_by(given, self.policy)
 
-    def _look(self) -> HeldOutLook | None:
-        """The look at held-out contexts, the last of the order whose first are asked before and after."""
+    def _look(self, reference: Reference | None) -> HeldOutLook | None:
+        """The look at held-out contexts, the last of the order whose first are asked before and after.
+
+        Its distance is measured where that takes no second model in memory: to the method's reference, or below adapters.
+        """
         config = self._config
         if not config.training.evaluate_every:
             return None
         seed, held_out = config.training.seed, [posed.context for posed in self._contexts.held_out]
         contexts = distinct_contexts(held_out, len(held_out), seed=seed)[-config.evaluation.contexts_at_looks :]
-        return HeldOutLook(self.policy, self._reward, self._gold, contexts, config.evaluation, self._run, seed=seed)
+        if reference is None and self.policy.has_adapters:
+            reference = self._reference()
+        return HeldOutLook(
+            self.policy,
+            self._reward,
+            self._gold,
+            contexts,
+            config.evaluation,
+            self._run,
+            seed=seed,
+            reference=reference,
+        )
 
     @property
     def _value_source(self) -> RewardModel | CausalLM:

@@ -107,6 +107,7 @@ def training_curves(run: RunFolder) -> dict[str, Curve]:
         ("held_out", "gold"): "Held-out second reward (gold)",
         ("held_out", "length"): "Length of held-out answers",
         ("train", "kl"): "KL to the model before, per output",
+        ("held_out", "kl"): "KL of held-out answers to the model before",
         ("train", "loss"): "Training loss",
         ("held_out", "loss"): "Held-out loss",
         ("train", "accuracy"): "Training accuracy",

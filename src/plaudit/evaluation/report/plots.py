@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from plaudit.evaluation.frontier import frontier
 from plaudit.evaluation.lengths import LengthHistogram
 from plaudit.evaluation.preference import ReliabilityBin
 from plaudit.evaluation.report.escaping import visible
-from plaudit.evaluation.report.run_report import Curve
+from plaudit.evaluation.report.run_report import Climb, Curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -104,6 +105,36 @@ def reliability_plot(bins: Sequence[ReliabilityBin]) -> Markup:
 
     told = "; ".join(f"{100 * point.predicted:.0f} % predicted, {point.observed} observed" for point in bins)
     return _svg(draw, "calibration", f"Calibration of the reward model: {told}.")
+
+
+def climb_plot(climb: Climb) -> Markup:
+    """Reward over divergence, look by look; what no other look beats is filled, a second reward is dashed."""
+    kept = set(frontier(climb.divergence, climb.reward))
+    beaten = [index for index in range(len(climb.steps)) if index not in kept]
+
+    def draw(axes: Axes) -> None:
+        axes.plot(climb.divergence, climb.reward, color=_SERIES, linewidth=1.2, label="reward")
+        for indices, fill in ((sorted(kept), _SERIES), (beaten, "none")):
+            x, y = [climb.divergence[i] for i in indices], [climb.reward[i] for i in indices]
+            axes.scatter(x, y, s=22, facecolors=fill, edgecolors=_SERIES, linewidths=1.2, zorder=3)
+        if climb.gold is not None:
+            style: dict[str, Any] = {
+                "color": _BEFORE,
+                "linewidth": 1.2,
+                "linestyle": (0, (4, 3)),
+                "marker": "s",
+                "markersize": 3.5,
+            }
+            axes.plot(climb.divergence, climb.gold, **style, label="second reward (gold)")
+            axes.legend(loc="best", handlelength=2.2)
+        axes.set_xlabel("KL to the model before, nats an answer")
+        axes.set_ylabel("held-out reward")
+
+    told = "; ".join(
+        f"step {step}: {reward:.4g} at {nats:.3g} nats"
+        for step, nats, reward in zip(climb.steps, climb.divergence, climb.reward, strict=True)
+    )
+    return _svg(draw, "climb", f"Reward against distance: {told}.")
 
 
 def length_plot(histogram: LengthHistogram) -> Markup:

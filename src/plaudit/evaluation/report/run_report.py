@@ -134,6 +134,23 @@ class Watched:
 
 
 @dataclass(frozen=True, slots=True)
+class Climb:
+    """Rewards of the held-out answers at the looks during training, against their distance from the reference.
+
+    Attributes:
+        steps: of the looks.
+        divergence: KL to the reference, in nats an answer.
+        reward: what is optimised.
+        gold: a second reward, where there is one.
+    """
+
+    steps: tuple[int, ...]
+    divergence: tuple[float, ...]
+    reward: tuple[float, ...]
+    gold: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RunWarning:
     """Something to know before the figures are believed: the rule that found it, the finding, and what to do."""
 
@@ -160,6 +177,7 @@ class RunReport:
         samples: outputs side by side.
         score_name: what the samples' scores are.
         watched: held-out contexts with their answers at the looks during training.
+        climb: what the distance from the reference bought, look by look.
         warnings: see `find_warnings`.
         environment: versions, machine, seed, wall time.
         commands: what to type to get the same run.
@@ -180,6 +198,7 @@ class RunReport:
     samples: tuple[Sample, ...] = ()
     score_name: str = "reward"
     watched: tuple[Watched, ...] = ()
+    climb: Climb | None = None
     warnings: tuple[RunWarning, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
     commands: tuple[str, ...] = ()

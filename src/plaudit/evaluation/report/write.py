@@ -14,7 +14,7 @@ from markupsafe import Markup
 import plaudit
 from plaudit.evaluation.report.escaping import markdown_block, markdown_inline, visible
 from plaudit.evaluation.report.forest import forest
-from plaudit.evaluation.report.plots import curve_plot, length_plot, reliability_plot
+from plaudit.evaluation.report.plots import climb_plot, curve_plot, length_plot, reliability_plot
 from plaudit.evaluation.report.run_report import RunReport
 from plaudit.profile_figures import COLUMNS
 
@@ -66,6 +66,7 @@ def render_html(report: RunReport) -> str:
             neutral=[strip for strip in strips if strip.row.better is None],
             alone=[row for row in report.headline if row.null is None],
             curves=[(name, curve, plot) for name, curve, plot in plotted if plot is not None],
+            climb=climb_plot(report.climb) if report.climb else None,
             reliability=reliability_plot(report.reliability) if report.reliability else None,
             lengths=[(histogram, length_plot(histogram)) for histogram in report.lengths],
             created=f"{report.created.day} {report.created:%B %Y, %H:%M %Z}",
