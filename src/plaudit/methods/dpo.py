@@ -40,6 +40,7 @@ class DPO(Pairwise):
 
     def __init__(self, policy: CausalLM, reference: Reference, pairs: Rows[EncodedPair], config: DPOConfig) -> None:
         super().__init__(policy, pairs)
+        reference.expect_tokens_of(policy)
         self.reference = reference
         self.config = config
 

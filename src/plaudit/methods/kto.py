@@ -46,6 +46,7 @@ class KTO(Stateless):
     name = "kto"
 
     def __init__(self, policy: CausalLM, reference: Reference, labelled: Rows[EncodedLabel], config: KTOConfig) -> None:
+        reference.expect_tokens_of(policy)
         self.trainable, self.reference = policy, reference
         self.labelled, self.config = labelled, config
 

@@ -189,6 +189,8 @@ class OnPolicy(Asker):
             raise ConfigError(
                 f"policy: {recipe.name} reads the distribution of the reference, which LoRA adapters keep"
             )
+        if reference is not None:
+            reference.expect_tokens_of(policy)
         self.trainable: Trainable = policy
         self._reference = reference
 

@@ -47,6 +47,15 @@ class Reference:
         self._cache: dict[str, Tensor] = {}
         self._versions = None if policy.has_adapters else self._weight_versions()
 
+    def expect_tokens_of(self, policy: CausalLM) -> None:
+        """Raise a `PolicyError` where the policy's token ids mean other text to the reference."""
+        own, wanted = self._policy.encoder.fingerprint, policy.encoder.fingerprint
+        if own != wanted:
+            raise PolicyError(
+                f"reference: expected the policy's tokenizer {wanted}, got {own}: the same token ids would mean other text. "
+                "Take a reference of the policy's family."
+            )
+
     def prepare(self, sequences: Rows[Sequence], *, progress: Callable[[int], None] | None = None) -> None:
         """Compute what is not cached yet; `progress` is told how many sequences each pass finished."""
         missing = self._missing(sequences)
