@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
+import torch
 
 from plaudit.errors import CheckpointError, ConfigError, PlauditError
 
@@ -130,6 +131,7 @@ def environment() -> dict[str, Any]:
             packages[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             packages[name] = "not installed"
+    packages["torch"] = torch.__version__  # which the metadata of its wheels leave the CUDA version out of
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
