@@ -287,9 +287,10 @@ def figures(asked_for: Rows[Gathered]) -> dict[str, float]:
     A method that leaves out groups without contrast would else show the reward of the contexts it still fails at.
 
     Returns:
-        Means over the judged outputs: sampled_reward, sampled_length, sampled_finished; not_judged, the share of the outputs
-        that could not be judged; no_contrast, the share of the groups whose rewards are all equal. Numbers of outputs:
-        ``left_out.WHY``, of those that were left out, and ``not_judged.WHY``, of those that could not be judged.
+        Means over the judged outputs: sampled_reward, sampled_length, sampled_finished; sampled_entropy, minus the mean
+        log-probability of the sampled tokens, an estimate of the entropy per token in nats; not_judged, the share of the
+        outputs that could not be judged; no_contrast, the share of the groups whose rewards are all equal. Numbers of
+        outputs: ``left_out.WHY``, of those that were left out, and ``not_judged.WHY``, of those that could not be judged.
     """
     rollouts = [rollout for gathered in asked_for for rollout in gathered.rollouts]
     groups = [group for gathered in asked_for for group in gathered.groups()]
@@ -303,6 +304,7 @@ def figures(asked_for: Rows[Gathered]) -> dict[str, float]:
         "sampled_reward": fmean(rollout.reward for rollout in rollouts),
         "sampled_length": fmean(len(rollout.sequence.output) for rollout in rollouts),
         "sampled_finished": fmean(rollout.finished for rollout in rollouts),
+        "sampled_entropy": _entropy(rollouts),
         "not_judged": dropped["could not be judged"] / (len(rollouts) + dropped.total()),
         "no_contrast": fmean(not _tells(group) for group in groups),
         **{f"left_out.{_metric_name(why)}": float(count) for why, count in dropped.items()},
@@ -312,6 +314,17 @@ def figures(asked_for: Rows[Gathered]) -> dict[str, float]:
 
 def _metric_name(reason: str) -> str:
     return re.sub(r"\W+", "_", reason)
+
+
+def _entropy(rollouts: Rows[Rollout]) -> float:
+    """Minus the mean log-probability of the tokens that the policy drew; 0 where it drew none."""
+    drawn = [
+        log_prob
+        for rollout in rollouts
+        for log_prob, own in zip(rollout.log_prob, rollout.sequence.mask, strict=True)
+        if own
+    ]
+    return -fmean(drawn) if drawn else 0.0
 
 
 def _tells(group: Rows[Rollout]) -> bool:

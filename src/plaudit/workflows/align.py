@@ -20,6 +20,7 @@ from plaudit.rewards import RewardModel
 from plaudit.training import RunFolder
 from plaudit.training.alarms import reward_hacking
 from plaudit.training.randomness import numpy_generator
+from plaudit.workflows.alarms import alarm_warnings
 from plaudit.workflows.answers import distinct_contexts, kept_answers
 from plaudit.workflows.comparing import measure_answers
 from plaudit.workflows.config import AlignConfig, to_mapping
@@ -139,6 +140,8 @@ def _align(
         implicit=learner.implicit_accuracy(),
         optimised=measured.optimised,
     )
+    if config.online is not None:
+        report = replace(report, warnings=(*report.warnings, *alarm_warnings(config.alarms, run)))
     judged = [reward_curves(RunFolder(run.path / part)) for part in ("judge", "reward")]
     curves = {**training_curves(run), **judged[0], **judged[1]}
     report = replace(report, curves=curves, watched=watched(run), climb=climb(run))

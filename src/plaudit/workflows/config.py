@@ -44,6 +44,7 @@ from plaudit.policies import LoRA, Sampling
 from plaudit.policies.loading import DType
 from plaudit.training import TrainingConfig
 from plaudit.training.config import check, from_mapping
+from plaudit.workflows.alarms import AlarmsConfig
 from plaudit.workflows.judging import judge_endpoint
 
 ConfigT = TypeVar("ConfigT")
@@ -212,6 +213,7 @@ class AlignConfig(ModelConfig):
         superhf: settings of the method superhf.
         quark: settings of the method quark.
         online_dpo: settings of the method online_dpo.
+        alarms: of a method that learns from its own samples: which metrics should stay in a band.
         evaluation: how the model is compared with where it started.
     """
 
@@ -244,6 +246,7 @@ class AlignConfig(ModelConfig):
     superhf: Annotated[SuperHFConfig, Parameter(group="Method: superhf")] = SuperHFConfig()
     quark: Annotated[QuarkConfig, Parameter(group="Method: quark")] = QuarkConfig()
     online_dpo: Annotated[OnlineDPOConfig, Parameter(group="Method: online_dpo")] = OnlineDPOConfig()
+    alarms: Annotated[AlarmsConfig, Parameter(group="Alarms")] = AlarmsConfig()
     evaluation: Annotated[EvaluationConfig, Parameter(group="Evaluation")] = EvaluationConfig()
 
     def __post_init__(self) -> None:

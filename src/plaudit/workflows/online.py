@@ -65,7 +65,15 @@ class OnlineLearner:
         reference = self._reference() if named.reference(online) else None
         method = named.make(OnlineParts(self.policy, self._reward, contexts, reference, self._value_source), online)
         steps = steps_of(config.training, online, len(contexts))
-        train(method, self._run, config.training, steps=steps, look=self._look(reference), resume=resuming)
+        train(
+            method,
+            self._run,
+            config.training,
+            steps=steps,
+            look=self._look(reference),
+            alarms=config.alarms.alarms,
+            resume=resuming,
+        )
 
     def log_ratios(self, sequences: Sequence[TokenSequence]) -> list[float]:
         """log π - log π_ref of each output, summed over its tokens."""

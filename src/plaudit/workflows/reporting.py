@@ -103,6 +103,7 @@ def training_curves(run: RunFolder) -> dict[str, Curve]:
         ("train", "no_contrast"): "Groups whose rewards are all equal",
         ("train", "sampled_finished"): "Sampled outputs that ended by themselves",
         ("train", "sampled_length"): "Length of the sampled outputs",
+        ("train", "sampled_entropy"): "Entropy of the sampled outputs, per token",
         ("held_out", "reward"): "Held-out reward",
         ("held_out", "gold"): "Held-out second reward (gold)",
         ("held_out", "length"): "Length of held-out answers",
@@ -119,6 +120,7 @@ def training_curves(run: RunFolder) -> dict[str, Curve]:
     units = {
         "loss": "nats",
         "kl": "nats",
+        "sampled_entropy": "nats",
         "sampled_length": "tokens",
         "length": "tokens",
         **dict.fromkeys(shares, "share"),
