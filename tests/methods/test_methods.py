@@ -161,13 +161,14 @@ def test_where_one_pair_is_a_tie_every_batch_knows_of_ties(tiny_model):
 
 
 @pytest.mark.parametrize("make", [
-    lambda examples: DPO(None, None, examples, DPOConfig()),
-    lambda examples: SFT(None, examples, SFTConfig()),
-    lambda examples: RewardModelling(None, examples, RewardConfig()),
+    lambda policy, examples: DPO(policy, Reference(policy), examples, DPOConfig()),
+    lambda policy, examples: SFT(policy, examples, SFTConfig()),
+    lambda policy, examples: RewardModelling(policy, examples, RewardConfig()),
 ], ids=["dpo", "sft", "reward"])  # fmt: skip
-def test_a_steps_examples_come_from_the_seed_and_the_step(make):
+def test_a_steps_examples_come_from_the_seed_and_the_step(tiny_model, make):
+    policy = CausalLM.load(tiny_model, dtype="float32")
     examples = [EncodedPair(Sequence((1,), (number,), (True,)), Sequence((1,), (0,), (True,))) for number in range(10)]
-    method = make(examples)
+    method = make(policy, examples)
     for index in range(5):
         expected = [examples[number] for number in batch_indices(10, 4, index, seed=7)]
         assert method.collect(Step(index, 7, 4)) == expected
