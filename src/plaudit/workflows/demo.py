@@ -57,7 +57,7 @@ class DemoConfig:
         check(self, "held_out_contexts", 4 <= self.held_out_contexts <= 64, "a whole number from 4 to 64")
 
 
-SAMPLING = EvaluationConfig(outputs_per_context=2, max_new_tokens=64, temperature=0.8, batch_size=128)
+SAMPLING = EvaluationConfig(outputs_per_context=3, max_new_tokens=64, temperature=0.8, batch_size=128)
 
 
 def demo(config: DemoConfig, *, resuming: bool = False) -> AlignResult:
