@@ -210,10 +210,11 @@ def test_a_full_disk_is_one_sentence(votes, capsys, monkeypatch):
     assert "No space left on device (feedback.db). Free some" in said(capsys)
 
 
-def test_several_processes_are_refused_for_a_whole_run(votes, capsys, monkeypatch):
+def test_several_processes_are_refused_where_they_would_all_do_the_same(votes, capsys, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert main(["align", *ANY]) == 2
-    assert "A run is one process for now" in said(capsys)
+    assert main(["demo", "--run", "new"]) == 2
+    assert "The demo is the work of one process." in said(capsys)
+    assert not Path("new").exists()
 
 
 def test_an_unknown_setting_in_a_file_is_named_with_its_neighbour(votes, capsys):

@@ -1,4 +1,4 @@
-"""Gathering and learning shared by two processes, started by `test_sharing.py`: each writes what it got and what it judged."""
+"""Gathering and learning shared by two processes for `test_sharing_an_asking.py`: each writes what it got and judged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from plaudit.errors import RewardError
+from plaudit.errors import RewardError, TrainingError
 from plaudit.feedback.records import Context, Output
 from plaudit.methods import OnPolicy, RLOOConfig, rloo
 from plaudit.policies import CausalLM, LoRA, Sampling
@@ -121,7 +121,7 @@ def main(folder: Path, model: Path) -> None:
     for name, context in (("first-fails", "Hi"), ("second-fails", "Why?")):
         try:
             gathered(policy, OnlyOneCan(context, fails=True))
-        except (ValueError, RewardError) as error:
+        except (ValueError, RewardError, TrainingError) as error:
             said[name] = f"{type(error).__name__}: {error}"
     (folder / f"said-{rank}.json").write_text(json.dumps(said))
 

@@ -20,3 +20,11 @@ def preferences(tmp_path: Path) -> Path:
     file = tmp_path / "preferences.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in preference_rows(60)))
     return file
+
+
+@pytest.fixture(scope="module")
+def preferences_for_two(tmp_path_factory) -> Path:
+    """The same file for tests that share what two processes made of it."""
+    file = tmp_path_factory.mktemp("preferences") / "preferences.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in preference_rows(40)))
+    return file

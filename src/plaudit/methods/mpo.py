@@ -25,6 +25,7 @@ from plaudit.methods.entry import PAIRS, Axes, Entry
 from plaudit.objectives.preferences import gap_threshold, is_easy, reward_gap
 from plaudit.policies import CausalLM, Reference
 from plaudit.rewards.base import RewardSource
+from plaudit.sharing import from_main
 from plaudit.training import Method, RunFolder, TrainingConfig, train
 from plaudit.training.config import check, whole
 from plaudit.training.randomness import torch_generator
@@ -150,7 +151,9 @@ def learn_mpo(
 
 
 def _begun(path: Path) -> RunFolder:
-    return RunFolder.open(path) if (path / "config.toml").is_file() else RunFolder.create(path, {"method": "mpo"})
+    return (
+        RunFolder.open(path) if from_main((path / "config.toml").is_file) else RunFolder.create(path, {"method": "mpo"})
+    )
 
 
 def _frozen(policy: CausalLM, folder: Path) -> CausalLM:

@@ -20,6 +20,7 @@ from plaudit.policies.causal_lm import CausalLM
 from plaudit.policies.encoding import Sequence
 from plaudit.policies.reference_cache import ReferenceCache, cache_key, reference_fingerprint
 from plaudit.profiling import phase
+from plaudit.sharing import own_part, together
 
 
 class Reference:
@@ -78,6 +79,20 @@ class Reference:
                 self._shared.put({self._shared_key(sequence): self._cache[sequence.key] for sequence in batch})
             if progress:
                 progress(len(batch))
+
+    def prepare_together(self, sequences: Rows[Sequence], *, progress: Callable[[int], None] | None = None) -> None:
+        """`prepare`, where each of several processes computes its part and gets the others'; all call it with the same."""
+        missing = self._missing(sequences)
+        own = [missing[index] for index in own_part(len(missing))]
+
+        def part() -> dict[str, Tensor]:
+            self.prepare(own, progress=progress)
+            return {sequence.key: self._cache[sequence.key] for sequence in own}
+
+        for found in together(part):
+            self._cache.update(found)
+        if progress and len(own) < len(sequences):
+            progress(len(sequences) - len(own))
 
     def log_prob_of(self, sequences: Rows[Sequence]) -> LogProb:
         """Log-probability of every token under the reference; no gradient."""

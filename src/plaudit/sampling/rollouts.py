@@ -17,7 +17,7 @@ from plaudit.policies import CausalLM, Sample, Sampling, Sequence
 from plaudit.policies.rows import skip_rows
 from plaudit.profiling import phase
 from plaudit.rewards.base import Reward, RewardSource, StreamingSource, remembers
-from plaudit.sampling.sharing import own_part, processes, together
+from plaudit.sharing import own_part, processes, together
 
 _Drawn = tuple[int, int, Sample]  # the context's index, which of its outputs it is, and the output
 

@@ -18,6 +18,7 @@ import tomli_w
 import torch
 
 from plaudit.errors import CheckpointError, ConfigError, PlauditError
+from plaudit.sharing import from_main, is_main
 
 
 class RunFolder:
@@ -28,7 +29,11 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, config: Mapping[str, Any]) -> RunFolder:
-        """Start a run in a new or empty folder, and store its configuration and environment."""
+        """Start a run in a new or empty folder, and store its configuration and environment; all processes do it together."""
+        return from_main(lambda: cls._create(path, config))
+
+    @classmethod
+    def _create(cls, path: Path, config: Mapping[str, Any]) -> RunFolder:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise ConfigError(
                 f"{path} already holds something. Give another folder, or continue that run with: plaudit resume {path}"
@@ -47,11 +52,6 @@ class RunFolder:
         If the set-up fails for a reason that is the user's to mend, a new run leaves nothing behind, so that the same
         command can be given again.
         """
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise ConfigError(
-                "A run is one process for now; only the training loop, plaudit.training.train, runs under torchrun. "
-                "Start plaudit without torchrun or accelerate launch."
-            )
         if resuming:
             yield cls.open(path)
             return
@@ -59,7 +59,8 @@ class RunFolder:
         try:
             yield run
         except PlauditError:
-            shutil.rmtree(path)
+            if is_main():
+                shutil.rmtree(path)
             raise
 
     @classmethod
@@ -85,8 +86,10 @@ class RunFolder:
         return self.path / "model"
 
     def write(self, name: str, text: str) -> Path:
-        """Write a text file whole."""
+        """Write a text file whole; of several processes the main one does."""
         target = self.path / name
+        if not is_main():
+            return target
         temporary = target.with_name(f".writing-{target.name}")
         with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
@@ -106,7 +109,9 @@ class RunFolder:
         return frozenset(file.read_text().split()) if file.is_file() else frozenset()
 
     def log(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        """Append one line of metrics."""
+        """Append one line of metrics; of several processes the main one does."""
+        if not is_main():
+            return
         line = json.dumps({"step": step, "split": split, **values}, allow_nan=True)
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(line + "\n")

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from plaudit.errors import ConfigError, TrainingError
-from plaudit.evaluation.report import RunReport, write_report
+from plaudit.evaluation.report import RunReport
 from plaudit.feedback.examples import Pair
 from plaudit.feedback.records import Context, Feedback
 from plaudit.methods import OFFLINE
 from plaudit.policies import CausalLM
 from plaudit.progress import console
 from plaudit.rewards import RewardModel
+from plaudit.sharing import from_main, is_main, join
 from plaudit.training import RunFolder
 from plaudit.training.alarms import reward_hacking
 from plaudit.training.randomness import numpy_generator
@@ -28,9 +29,8 @@ from plaudit.workflows.contexts import contexts_to_ask
 from plaudit.workflows.feedback_data import (
     FeedbackData,
     expect_examples,
-    load_records,
     new_run_folder,
-    open_feedback,
+    records_of,
     split_view,
     summarise,
 )
@@ -39,8 +39,8 @@ from plaudit.workflows.looks import climb, watched
 from plaudit.workflows.measure import GOLD, Answers, Asked, Comparison, JudgeQuality, Optimised, Utility, reward_gain
 from plaudit.workflows.offline import OfflineLearner
 from plaudit.workflows.online import OnlineLearner, share_not_judged
-from plaudit.workflows.profile import keep_profile, profiled_run
-from plaudit.workflows.reporting import begin_report, reward_curves, training_curves, with_comparison
+from plaudit.workflows.profile import profiled_run
+from plaudit.workflows.reporting import begin_report, keep_report, reward_curves, training_curves, with_comparison
 from plaudit.workflows.reward_models import reward_model
 from plaudit.workflows.reward_sources import check_reward, is_reward_model
 
@@ -65,7 +65,8 @@ def align(
 ) -> AlignResult:
     """Run the whole of it: feedback, model, answers before, judge, training, answers after, report.
 
-    Every stage leaves its result in the run's folder; `plaudit resume` continues after the last one that is whole.
+    Every stage leaves its result in the run's folder; `plaudit resume` continues after the last one that is whole. Under
+    torchrun or accelerate launch the processes share the work; the first one writes, and every one returns the result.
 
     Args:
         config: all settings.
@@ -74,6 +75,7 @@ def align(
         utility: the true worth of an answer, where it is known (in a testbed).
         contexts: what to ask before and after, instead of the feedback's held-out contexts.
     """
+    join()
     with profiled_run(config.profile, dtype=config.dtype, device=config.device):
         return _align(config, resuming=resuming, policy=policy, utility=utility, contexts=contexts)
 
@@ -87,7 +89,7 @@ def _align(
     contexts: Sequence[Context] | None,
 ) -> AlignResult:
     started = time.perf_counter()
-    config = replace(config, run=config.run or new_run_folder(config.method))
+    config = replace(config, run=config.run or from_main(lambda: new_run_folder(config.method)))
     assert config.run is not None
     seed = config.training.seed
     with RunFolder.begin(config.run, {"workflow": "align", **to_mapping(config)}, resuming=resuming) as run:
@@ -118,7 +120,8 @@ def _align(
     else:
         learner = OnlineLearner(policy, config, data, pairs, run, resuming=resuming)
     learner.learn(resuming=resuming)
-    policy.save(run.model)
+    if is_main():
+        policy.save(run.model)
     posed = tuple(map(learner.asked, asked))
     after = kept_answers("after", run, policy, posed, config.evaluation, seed=seed) if asked else ()
     answers = Answers(asked, before, after, posed)
@@ -145,8 +148,7 @@ def _align(
     judged = [reward_curves(RunFolder(run.path / part)) for part in ("judge", "reward")]
     curves = {**training_curves(run), **judged[0], **judged[1]}
     report = replace(report, curves=curves, watched=watched(run), climb=climb(run))
-    page, _ = write_report(report, run.path)
-    keep_profile(report, run)
+    page = keep_report(report, run)
     console.print(f"{report.verdict}\nModel: {run.model}\nReport: {page}")
     return AlignResult(run, page, report, measured.comparison)
 
@@ -196,8 +198,7 @@ def _measure(
 def _records(config: AlignConfig, run: RunFolder, *, resuming: bool) -> list[Feedback]:
     if config.feedback is None:
         return []
-    with open_feedback(config.feedback, format_name=config.format, folder=run.path) as store:
-        return load_records(store, run, resuming=resuming)
+    return records_of(config.feedback, run, format_name=config.format, resuming=resuming)
 
 
 def views_of(
@@ -255,4 +256,5 @@ def _asked(config: AlignConfig, answers: Answers, run: RunFolder) -> Asked | Non
     if (endpoint := judge_endpoint(config.judge, config.judge_key_env)) is None:
         return None
     models = (config.model, str(run.model))
-    return kept_judgements(endpoint, answers, run, models=models, sampling=config.evaluation.sampling)
+    sampling = config.evaluation.sampling
+    return from_main(lambda: kept_judgements(endpoint, answers, run, models=models, sampling=sampling))

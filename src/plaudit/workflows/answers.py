@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import chain
 
 import torch
 
@@ -12,6 +13,7 @@ from plaudit.feedback.records import Context
 from plaudit.policies import CausalLM, Sample
 from plaudit.profiling import phase
 from plaudit.progress import track
+from plaudit.sharing import from_main, own_part, together
 from plaudit.training import RunFolder
 from plaudit.training.randomness import torch_generator
 from plaudit.workflows.config import EvaluationConfig
@@ -22,21 +24,30 @@ Answered = tuple[tuple[Sample, ...], ...]
 def sample_answers(
     policy: CausalLM, contexts: Sequence[Context], config: EvaluationConfig, *, seed: int, description: str
 ) -> Answered:
-    """Sample answers to contexts; a portion at a time, so that there is progress to show."""
-    answers: list[tuple[Sample, ...]] = []
+    """Sample answers to contexts, a portion at a time, so that there is progress to show; several processes share them."""
     portion = max(1, config.batch_size // config.outputs_per_context)
-    with track(description, len(contexts) * config.outputs_per_context) as bar, phase("sampling"):
-        for start in range(0, len(contexts), portion):
-            found = policy.sample(
-                contexts[start : start + portion],
-                config.outputs_per_context,
-                generator=torch_generator(seed, "answers", start),
-                sampling=config.sampling,
-                batch_size=config.batch_size,
-            )
-            answers.extend(map(tuple, found))
-            bar.advance(len(found) * config.outputs_per_context)
-    return tuple(answers)
+    starts = range(0, len(contexts), portion)
+    own = [starts[index] for index in own_part(len(starts))]
+
+    def sample() -> Answered:
+        answers: list[tuple[Sample, ...]] = []
+        with track(
+            description, sum(min(portion, len(contexts) - start) for start in own) * config.outputs_per_context
+        ) as bar:
+            for start in own:
+                found = policy.sample(
+                    contexts[start : start + portion],
+                    config.outputs_per_context,
+                    generator=torch_generator(seed, "answers", start),
+                    sampling=config.sampling,
+                    batch_size=config.batch_size,
+                )
+                answers.extend(map(tuple, found))
+                bar.advance(len(found) * config.outputs_per_context)
+        return tuple(answers)
+
+    with phase("sampling"):
+        return tuple(chain.from_iterable(together(sample)))
 
 
 def kept_answers(
@@ -44,7 +55,7 @@ def kept_answers(
 ) -> Answered:
     """The answers that the run's folder keeps under `name`, sampled now if it has none."""
     file = run.path / f"answers_{name}.jsonl"
-    if file.is_file():
+    if from_main(file.is_file):
         rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         return tuple(
             tuple(Sample(tuple(s["token_ids"]), s["text"], tuple(s["log_prob"]), s["finished"]) for s in row["answers"])

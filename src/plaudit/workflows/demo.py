@@ -14,6 +14,7 @@ from plaudit.feedback.store import FeedbackStore
 from plaudit.methods import DPOConfig
 from plaudit.policies import QUICKSTART_MODEL, CausalLM, LoRA
 from plaudit.progress import console
+from plaudit.sharing import expect_alone
 from plaudit.testbeds import plain_language
 from plaudit.training import RunFolder, TrainingConfig
 from plaudit.training.config import check
@@ -62,6 +63,7 @@ SAMPLING = EvaluationConfig(outputs_per_context=3, max_new_tokens=64, temperatur
 
 def demo(config: DemoConfig, *, resuming: bool = False) -> AlignResult:
     """Sample, judge, store, learn, measure; the report is ``RUN/dpo/report.html``."""
+    expect_alone("The demo")
     with profiled_run(config.profile, dtype="auto", device=config.device):
         return _demo(config, resuming=resuming)
 
@@ -121,7 +123,7 @@ def align_settings(config: DemoConfig) -> AlignConfig:
         max_context_tokens=128,
         max_output_tokens=128,
         lora=LoRA(rank=16, alpha=32.0),
-        training=replace(training, learning_rate=3e-4, max_steps=16),
+        training=replace(training, learning_rate=3e-4, epochs=2.0, max_steps=28),
         judge_training=replace(training, learning_rate=3e-4, max_steps=12),
         dpo=DPOConfig(beta=1.0),
         evaluation=replace(SAMPLING, contexts=config.held_out_contexts),

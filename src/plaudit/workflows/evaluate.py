@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from plaudit.errors import ConfigError, TrainingError
-from plaudit.evaluation.report import write_report
 from plaudit.feedback import views
 from plaudit.methods import encode_pairs
 from plaudit.policies import CausalLM
 from plaudit.policies import Sequence as TokenSequence
 from plaudit.progress import console
 from plaudit.rewards import RewardModel
+from plaudit.sharing import expect_alone
 from plaudit.training import RunFolder
 from plaudit.workflows.answers import distinct_contexts, kept_answers
 from plaudit.workflows.comparing import measure_answers, sums_of_log_prob
@@ -22,7 +22,7 @@ from plaudit.workflows.config import EvaluateConfig, to_mapping
 from plaudit.workflows.feedback_data import new_run_folder, open_feedback, split_view, summarise
 from plaudit.workflows.judging import expect_askable, judge_endpoint, kept_judgements
 from plaudit.workflows.measure import Answers
-from plaudit.workflows.reporting import begin_report, with_comparison
+from plaudit.workflows.reporting import begin_report, keep_report, with_comparison
 from plaudit.workflows.train_reward import measure_reward_model
 
 
@@ -31,6 +31,7 @@ def evaluate(config: EvaluateConfig) -> RunFolder:
 
     A reward model is tested on the same held-out comparisons, so that the report says what its word is worth.
     """
+    expect_alone("Comparing two models")
     started = time.perf_counter()
     if (endpoint := judge_endpoint(config.judge, config.judge_key_env)) is not None:
         expect_askable(endpoint)
@@ -83,6 +84,6 @@ def evaluate(config: EvaluateConfig) -> RunFolder:
         seconds=time.perf_counter() - started,
     )
     report = with_comparison(report, comparison, answers, judge=quality)
-    page, _ = write_report(report, run.path)
+    page = keep_report(report, run)
     console.print(f"{report.verdict}\nReport: {page}")
     return run

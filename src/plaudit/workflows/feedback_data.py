@@ -19,6 +19,7 @@ from plaudit.feedback.ingest import ingest
 from plaudit.feedback.records import Comparison, Feedback
 from plaudit.feedback.store import FeedbackStore
 from plaudit.progress import console
+from plaudit.sharing import from_main, is_main
 from plaudit.training import RunFolder
 
 STORE_SUFFIXES = (".db", ".sqlite", ".sqlite3")
@@ -62,6 +63,28 @@ def open_feedback(feedback: str, *, format_name: str | None, folder: Path) -> It
         if len(store) == 0:
             raise InvalidFeedback(f"{feedback} holds no feedback that can be used.")
         yield store
+
+
+def records_of(feedback: str, run: RunFolder, *, format_name: str | None, resuming: bool) -> list[Feedback]:
+    """The records that a run learns from; of several processes all have those that the main one found.
+
+    Raises:
+        CheckpointError: a record that a resumed run learns from was forgotten, or the store is another one.
+    """
+    found: list[Feedback] = []
+
+    def read() -> list[str]:
+        with open_feedback(feedback, format_name=format_name, folder=run.path) as store:
+            found.extend(load_records(store, run, resuming=resuming))
+        return [record.id for record in found]
+
+    wanted = from_main(read)
+    if not is_main():
+        kept = run.path / "feedback.db"  # a file of feedback, which the main process has imported
+        with FeedbackStore.open(str(kept) if kept.is_file() else feedback, create=False) as store:
+            by_id = {record.id: record for record in store.records(current=False)}
+        found.extend(by_id[record_id] for record_id in wanted)
+    return found
 
 
 def load_records(store: FeedbackStore, run: RunFolder, *, resuming: bool) -> list[Feedback]:

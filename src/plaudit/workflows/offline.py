@@ -15,6 +15,7 @@ from plaudit.methods import OFFLINE, encode_pairs
 from plaudit.policies import CausalLM, Reference, ReferenceCache
 from plaudit.policies import Sequence as TokenSequence
 from plaudit.progress import track
+from plaudit.sharing import is_main
 from plaudit.training import RunFolder, train
 from plaudit.training.randomness import batch_indices, numpy_generator
 from plaudit.workflows.comparing import log_ratios_to_start
@@ -101,8 +102,8 @@ class OfflineLearner:
         reads = self._method.reads
         sequences = compared if reads is None else [*compared, *held_out, *self._visited()]
         with track("Reference log-probabilities", len(sequences)) as bar:
-            self._reference.prepare(sequences, progress=bar.advance)
-        if sequences and not file.is_file():
+            self._reference.prepare_together(sequences, progress=bar.advance)
+        if sequences and is_main() and not file.is_file():
             self._reference.save(file)
 
     def _visited(self) -> list[TokenSequence]:

@@ -14,6 +14,7 @@ from plaudit.policies import CausalLM, Reference, Sample
 from plaudit.policies import Sequence as TokenSequence
 from plaudit.profiling import phase
 from plaudit.rewards import RewardModel, RewardSource
+from plaudit.sharing import from_main
 from plaudit.training import RunFolder, TrainingConfig, train
 from plaudit.workflows.answers import distinct_contexts
 from plaudit.workflows.comparing import log_ratios_to_start
@@ -101,7 +102,7 @@ class OnlineLearner:
             return [value if good else None for value, good in zip(found.value.tolist(), known, strict=True)]
 
         before, after = answers.sides
-        return side(before), side(after)
+        return from_main(lambda: (side(before), side(after)))
 
     def asked(self, context: Context) -> Context:
         """What the trained model is asked for a context: the context."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from plaudit.evaluation.report import Curve, FeedbackSummary, Row, RunReport, Sample, find_warnings
+from plaudit.evaluation.report import Curve, FeedbackSummary, Row, RunReport, Sample, find_warnings, write_report
 from plaudit.profiling import active
+from plaudit.sharing import is_main
 from plaudit.training import RunFolder
 from plaudit.training.run_folder import environment, without_none
 from plaudit.workflows.measure import Answers, Comparison, JudgeQuality, Optimised
+from plaudit.workflows.profile import keep_profile
 
 
 def begin_report(
@@ -47,6 +50,18 @@ def begin_report(
         config=without_none(config),
         profile=None if profile is None else profile.figures(),
     )
+
+
+def keep_report(report: RunReport, run: RunFolder) -> Path:
+    """Write a report into its run's folder, and its profile into the metrics where it has one; returns the page.
+
+    Of several processes the main one does.
+    """
+    if not is_main():
+        return run.path / "report.html"
+    page, _ = write_report(report, run.path)
+    keep_profile(report, run)
+    return page
 
 
 def with_comparison(

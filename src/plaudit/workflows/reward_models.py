@@ -9,6 +9,7 @@ from plaudit.feedback.examples import Pair
 from plaudit.methods import RewardConfig, encode_pairs
 from plaudit.policies import CausalLM
 from plaudit.rewards import RewardModel
+from plaudit.sharing import from_main
 from plaudit.training import RunFolder
 from plaudit.workflows.config import AlignConfig, to_mapping
 from plaudit.workflows.feedback_data import FeedbackData
@@ -40,7 +41,7 @@ def reward_model(
     if trained:
         held_out, _ = encode_pairs(pairs.held_out, model.encoder)
         return model, measure_reward_model(model, held_out, seed=seed)
-    begun = (path / "config.toml").is_file()
+    begun = from_main((path / "config.toml").is_file)
     run = RunFolder.open(path) if begun else RunFolder.create(path, to_mapping(config))
     if policy.has_adapters:  # the frozen weights serve both; the reward has adapters of its own
         model = RewardModel.on(policy, config.lora, seed=seed)

@@ -9,43 +9,43 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from plaudit.evaluation.report import RunReport, write_report
+from plaudit.evaluation.report import RunReport
 from plaudit.feedback.examples import Pair
 from plaudit.methods import EncodedPair, RewardConfig, RewardModelling, encode_pairs
 from plaudit.policies import Sequence as TokenSequence
 from plaudit.progress import console, track
 from plaudit.rewards import RewardModel
+from plaudit.sharing import from_main, is_main, join
 from plaudit.training import RunFolder, TrainingConfig, train
 from plaudit.training.randomness import numpy_generator
 from plaudit.workflows.config import TrainRewardConfig, to_mapping
 from plaudit.workflows.feedback_data import (
     FeedbackData,
     expect_examples,
-    load_records,
     new_run_folder,
-    open_feedback,
+    records_of,
     split_view,
     summarise,
 )
 from plaudit.workflows.measure import JudgeQuality, judge_quality
-from plaudit.workflows.profile import keep_profile, profiled_run
-from plaudit.workflows.reporting import begin_report, reward_curves
+from plaudit.workflows.profile import profiled_run
+from plaudit.workflows.reporting import begin_report, keep_report, reward_curves
 
 
 def train_reward(config: TrainRewardConfig, *, resuming: bool = False) -> RunFolder:
     """Train a reward model; its folder is ``RUN/model``, its report ``RUN/report.html``."""
+    join()
     with profiled_run(config.profile, dtype=config.dtype, device=config.device):
         return _train_reward(config, resuming=resuming)
 
 
 def _train_reward(config: TrainRewardConfig, *, resuming: bool) -> RunFolder:
     started = time.perf_counter()
-    config = replace(config, run=config.run or new_run_folder("reward"))
+    config = replace(config, run=config.run or from_main(lambda: new_run_folder("reward")))
     assert config.run is not None
     seed = config.training.seed
     with RunFolder.begin(config.run, {"workflow": "train reward", **to_mapping(config)}, resuming=resuming) as run:
-        with open_feedback(config.feedback, format_name=config.format, folder=run.path) as store:
-            records = load_records(store, run, resuming=resuming)
+        records = records_of(config.feedback, run, format_name=config.format, resuming=resuming)
         data = split_view(config.pairs(records, ties=config.ties), held_out=config.held_out, seed=seed)
         expect_examples(data, held_out=config.held_out)
         run.write_feedback_ids(data.record_ids)
@@ -62,8 +62,7 @@ def _train_reward(config: TrainRewardConfig, *, resuming: bool) -> RunFolder:
         seconds=time.perf_counter() - started,
     )
     report = with_judge(report, quality, run)
-    page, _ = write_report(report, run.path)
-    keep_profile(report, run)
+    page = keep_report(report, run)
     console.print(f"{report.verdict}\nReward model: {run.model}\nReport: {page}")
     return run
 
@@ -95,7 +94,8 @@ def fit_reward_model(
             )
         decided = [pair.chosen for pair in pairs if not pair.tie]
         model.normalise(_spread(decided, 256))
-        model.save(run.model)
+        if is_main():
+            model.save(run.model)
     return measure_reward_model(model, held_out, seed=training.seed)
 
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from plaudit.policies.rows import new_rows, skip_rows
-from plaudit.sampling.sharing import own_part, together
+from plaudit.sharing import own_part, together
 from plaudit.training import RunFolder
 
 from .two_processes import CASES, CONTEXTS, Noting, Remembering, gathered, learned, load
@@ -72,7 +72,7 @@ def test_a_reward_that_remembers_judges_all_in_every_process(folder, tiny_model)
 def test_a_failure_of_one_process_is_said_in_the_other_and_keeps_it_waiting_for_nothing(folder, name, failed):
     assert said(folder, failed)[name] == "ValueError: the engine is gone"
     other = said(folder, 1 - failed)[name]
-    assert other == f"RewardError: Sampling or judging failed in process {failed}: ValueError: the engine is gone"
+    assert other == f"TrainingError: The work of process {failed} failed: ValueError: the engine is gone"
 
 
 def test_two_processes_learn_what_one_learns(folder, tiny_model, tmp_path):
