@@ -48,19 +48,19 @@ def _wins(preference: Tensor, logits: Tensor) -> Tensor:
 def _newton(preference: Tensor, log_mu: Tensor, wins: Tensor, beta: float) -> tuple[Tensor, bool]:
     """From a guess of the win rates, those at equilibrium, and whether every game arrived.
 
-    The residual cannot fall below the rounding of ``v / β``, so steps go on until none of them helps.
+    The residual cannot fall below the rounding of ``v / β``. One more step is taken from there.
     """
     identity = torch.eye(wins.shape[-1], dtype=wins.dtype)
-    residual = wins - _wins(preference, log_mu + wins / beta)
+    residual, arrived = wins - _wins(preference, log_mu + wins / beta), False
     for _ in range(_NEWTON_STEPS):
         pi = (log_mu + wins / beta).softmax(-1)
         slope = identity - (preference * pi[:, None, :] - (preference @ pi[:, :, None]) * pi[:, None, :]) / beta
         direction = torch.linalg.solve(slope, -residual)
-        tried, tried_residual = _searched(preference, log_mu, wins, residual, direction, beta)
-        if torch.equal(tried, wins):
+        wins, residual = _searched(preference, log_mu, wins, residual, direction, beta)
+        if arrived:
             break
-        wins, residual = tried, tried_residual
-    return wins, bool((residual.abs().amax(-1) <= 16 * _EPSILON * (1 + 1 / beta)).all())
+        arrived = bool((residual.abs() <= 16 * _EPSILON * (1 + 1 / beta)).all())
+    return wins, arrived
 
 
 def _searched(
