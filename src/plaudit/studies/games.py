@@ -124,6 +124,10 @@ def best(found: list[dict[str, Tensor]], last: str) -> dict[str, Tensor]:
     return {name: torch.stack([row[name] for row in found]).gather(0, order[None])[0] for name in found[0]}
 
 
+def _prepare(quick: bool) -> None:
+    """Games are drawn where they are played: there is nothing to share."""
+
+
 def _run(trial: Trial) -> TrialResult:
     size = QUICK if trial.quick else FULL
     scores: dict[str, list[float]] = {}
@@ -253,25 +257,25 @@ STUDY = Study(
     arxiv="2505.19731",
     title="Nash-MP and EGPO, tabular — Nash Learning by Mirror Prox and Extragradients (EGPO: arXiv 2503.08942)",
     setting=(
-        f"Random preference games of {FEWEST} to {MOST} actions, uniform above the diagonal, references near a Dirichlet draw, "
-        f"{FULL.games} for each of {len(FULL.betas)} beta from {FULL.betas[0]:g} to {FULL.betas[-1]:g} and each seed; exact "
-        f"updates, {FULL.queries} evaluations of the preference; steps of the specification (Nash-MP 2, EGPO and online IPO 1, "
-        "Nash-MD 0.1; at most 1/beta but for Nash-MP); -best takes for each game the best of the steps "
-        f"{', '.join(f'{step:g}' for step in STEPS)} in hindsight. INPO's exact update is online IPO's. A game that never comes to "
-        "a gap of 1e-6 counts as if it had at the end, which favours whoever is slow."
+        f"Random preference games of {FEWEST} to {MOST} actions, uniform above the diagonal, references near a Dirichlet "
+        f"draw, {FULL.games} for each of {len(FULL.betas)} beta from {FULL.betas[0]:g} to {FULL.betas[-1]:g} and each seed; "
+        f"exact updates, {FULL.queries} evaluations of the preference; steps of the specification (Nash-MP 2, EGPO and online "
+        "IPO 1, Nash-MD 0.1; at most 1/beta but for Nash-MP); -best takes for each game the best of the steps "
+        f"{', '.join(f'{step:g}' for step in STEPS)} in hindsight. INPO's exact update is online IPO's. A game that never "
+        "comes to a gap of 1e-6 counts as if it had at the end, which favours whoever is slow."
     ),
     criterion=(
-        "The claim holds if at beta up to 0.1 both Nash-MP and EGPO need fewer iterations to a gap of 1e-6 than online IPO and "
-        "Nash-MD, each at the specification's step: all four 95 % intervals of the paired difference in log2 iterations, seeds being "
-        "the independent units, lie above 0. Reported, deciding nothing: whether KL(pi*||pi_k) <= KL(pi*||pi_0) (1 + 2 beta)^-k in "
-        "every game, whether both arrive in every game, whether equilibria repel online IPO, and iterations and queries against "
-        "baselines whose step was chosen for each game in hindsight."
+        "The claim holds if at beta up to 0.1 both Nash-MP and EGPO need fewer iterations to a gap of 1e-6 than online IPO "
+        "and Nash-MD, each at the specification's step: all four 95 % intervals of the paired difference in log2 iterations, "
+        "seeds being the independent units, lie above 0. Reported, deciding nothing: whether KL(pi*||pi_k) <= KL(pi*||pi_0) "
+        "(1 + 2 beta)^-k in every game, whether both arrive in every game, whether equilibria repel online IPO, and iterations "
+        "and queries against baselines whose step was chosen for each game in hindsight."
     ),
     arms=ARMS,
     metric=(ITERATIONS, ""),
     seeds=SEEDS,
     budget=Budget(samples=0, seconds=900),
-    prepare=lambda quick: None,
+    prepare=_prepare,
     run=_run,
     judge=_judge,
     plot=write_paths,
