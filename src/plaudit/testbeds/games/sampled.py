@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from plaudit.objectives.arguments import check_positive, check_share
 from plaudit.objectives.preferences import egpo, inpo, nash_md, nash_mp, online_ipo, sppo_hard
 from plaudit.policies import Tabular
 from plaudit.testbeds.games.matrices import Game
@@ -36,6 +37,12 @@ def _labelled(policy: Tabular, n: int, oracle: Oracle) -> tuple[Tensor, Tensor]:
     return torch.where(won, a, b), torch.where(won, b, a)
 
 
+def _check_counts(*, at_least: int = 1, **counts: int) -> None:
+    for name, count in counts.items():
+        if not isinstance(count, int) or isinstance(count, bool) or count < at_least:
+            raise ValueError(f"{name}: expected a whole number >= {at_least}, got {count}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class NashMP:
     """Both proximal half steps by policy gradient with a leave-one-out baseline (`nash_mp`), from and around the same policy.
@@ -44,7 +51,7 @@ class NashMP:
     An iteration costs ``2 updates samples`` queries.
 
     Attributes:
-        samples: actions an update.
+        samples: actions an update, at least 2 for a baseline.
         updates: gradient steps of each half step.
         rate: of a gradient step.
         eta: how loosely a half step is tied to the policy before; at most 2 in theory.
@@ -54,6 +61,12 @@ class NashMP:
     updates: int
     rate: float
     eta: float = 2.0
+
+    def __post_init__(self) -> None:
+        _check_counts(samples=self.samples, at_least=2)
+        _check_counts(updates=self.updates)
+        check_positive("rate", self.rate)
+        check_positive("eta", self.eta)
 
     def iterate(self, policy: Tabular, oracle: Oracle) -> None:
         """Both half steps."""
@@ -91,6 +104,10 @@ class EGPO:
     samples: int
     eta: float
 
+    def __post_init__(self) -> None:
+        _check_counts(samples=self.samples)
+        check_positive("eta", self.eta)
+
     def iterate(self, policy: Tabular, oracle: Oracle) -> None:
         """Look ahead, then step from where it began."""
         size = tuple(policy.logits.shape)
@@ -125,6 +142,10 @@ class OnlineIPO:
     samples: int
     rate: float
 
+    def __post_init__(self) -> None:
+        _check_counts(samples=self.samples)
+        check_positive("rate", self.rate)
+
     def iterate(self, policy: Tabular, oracle: Oracle) -> None:
         """One step."""
         a, b = oracle.draw(policy, self.samples), oracle.draw(policy, self.samples)
@@ -149,6 +170,11 @@ class NashMD:
     samples: int
     rate: float
     share: float
+
+    def __post_init__(self) -> None:
+        _check_counts(samples=self.samples)
+        check_positive("rate", self.rate)
+        check_share("share", self.share)
 
     def iterate(self, policy: Tabular, oracle: Oracle) -> None:
         """One step."""
@@ -182,6 +208,11 @@ class INPO:
     rate: float
     eta: float
 
+    def __post_init__(self) -> None:
+        _check_counts(samples=self.samples, updates=self.updates)
+        check_positive("rate", self.rate)
+        check_positive("eta", self.eta)
+
     def iterate(self, policy: Tabular, oracle: Oracle) -> None:
         """One iteration of self-play."""
         before, game = policy.reference(), oracle.game
@@ -210,6 +241,11 @@ class SPPO:
     updates: int
     rate: float
     eta: float
+
+    def __post_init__(self) -> None:
+        _check_counts(samples=self.samples, updates=self.updates)
+        check_positive("rate", self.rate)
+        check_positive("eta", self.eta)
 
     def iterate(self, policy: Tabular, oracle: Oracle) -> None:
         """One iteration of self-play."""
