@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from plaudit.errors import PolicyError
-from plaudit.policies import Tabular
+from plaudit.objectives.preferences import dpo
+from plaudit.policies import Sequence, Tabular
+from plaudit.training import ExampleLoss, RunFolder, Stateless, TrainingConfig, train
 
 ROW = st.lists(st.floats(-20, 20), min_size=4, max_size=4)
 
@@ -31,7 +34,6 @@ def test_log_probabilities_are_those_of_the_table():
     assert found.lengths.tolist() == [1, 1, 1]
     assert found.sum().exp().tolist() == pytest.approx([0.7, 0.5, 0.2])
     assert table.entropy()[0].item() == pytest.approx(1.5 * math.log(2))
-    assert table.scorer is table
 
 
 def test_a_row_learns_from_its_own_context_alone():
@@ -74,6 +76,39 @@ def test_the_reference_stays_where_the_policy_was():
     assert frozen.probabilities().tolist() == [[0.5, 0.5]]
     assert not frozen.logits.requires_grad
     assert table.logits.requires_grad
+
+
+@dataclass
+class PairsOfActions(Stateless):
+    """DPO on every labelled pair of actions, in the proportion of a Bradley-Terry preference."""
+
+    trainable: Tabular
+    rewards: torch.Tensor
+    name: str = "pairs-of-actions"
+
+    def collect(self, step):
+        size = len(self.rewards)
+        return [(winner, loser) for winner in range(size) for loser in range(size) if winner != loser]
+
+    def sequences(self, example):
+        return (Sequence((0,), (1,), (True,)),) * 2
+
+    def loss(self, examples):
+        sides = torch.tensor(examples).T
+        contexts = torch.zeros(len(examples), dtype=torch.long)
+        won, lost = (self.trainable.log_prob(contexts, side).sum() for side in sides)  # the reference is uniform
+        weight = torch.sigmoid(self.rewards[sides[0]] - self.rewards[sides[1]])
+        return ExampleLoss(dpo(won, lost, beta=0.5), weight)
+
+
+def test_the_training_loop_trains_it_as_any_policy(tmp_path):
+    """To DPO's optimum, ``π ∝ exp(r/β)``, through plaudit's own loop, checkpoints included."""
+    rewards = torch.tensor([0.3, -0.5, 1.0, 0.0], dtype=torch.float64)
+    table = Tabular(torch.zeros(1, 4, dtype=torch.float64))
+    settings = TrainingConfig(batch_size=12, micro_batch_size=12, learning_rate=0.05, checkpoint_every=1000, epochs=1)
+    train(PairsOfActions(table, rewards), RunFolder(tmp_path), settings, steps=300)
+    torch.testing.assert_close(table.probabilities()[0].detach(), (rewards / 0.5).softmax(-1), atol=1e-3, rtol=0)
+    assert (tmp_path / "checkpoints" / "step-00000300").is_dir()
 
 
 def test_bad_tables_are_named():

@@ -12,21 +12,33 @@ from plaudit.objectives.preferences import geometric_mixture
 from plaudit.policies.base import LogProb
 
 
-class Tabular(nn.Module):
+class LogitTable(nn.Module):
+    """The weights of a tabular policy: a logit [B, A] for each context and action."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(logits.detach().clone())
+
+    def forward(self) -> Float[Tensor, "B A"]:
+        """All logits."""
+        return self.logits
+
+
+class Tabular:
     """``π(a|b) = softmax(logits[b])_a`` for B contexts and A actions; contexts and actions are called by their index.
 
-    It is a policy as the others are: it samples and it scores, an output being one step long, and it is its own `scorer`, whose
-    logits are what is trained. What other policies can only estimate (entropy, divergence, mixtures) has a closed form here.
+    It is a policy as the others are: it samples and it scores, an output being one step long, and its `scorer` is what the
+    training loop trains. What other policies can only estimate (entropy, divergence, mixtures) has a closed form here.
 
     Raises:
         PolicyError: the logits are no table [B, A] of finite numbers; the message names the entry.
     """
 
     def __init__(self, logits: Tensor) -> None:
-        super().__init__()
         _expect_table("logits", logits)
         _expect(logits, torch.isfinite(logits), "logits", "a finite number")
-        self.logits = nn.Parameter(logits.detach().clone())
+        self._table = LogitTable(logits)
+        self.scorer: nn.Module = self._table
 
     @classmethod
     def of(cls, probabilities: Tensor) -> Tabular:
@@ -46,17 +58,18 @@ class Tabular(nn.Module):
         return cls(probabilities.log())
 
     @property
-    def scorer(self) -> nn.Module:
-        """What is trained: the policy itself."""
-        return self
+    def logits(self) -> nn.Parameter:
+        """What is trained, [B, A]."""
+        return self._table.logits
 
     def log_policy(self) -> Float[Tensor, "B A"]:
         """``log π(a|b)`` of all contexts and actions."""
-        return self.logits.log_softmax(-1)
+        logits: Tensor = self.scorer()  # through the scorer, which several processes wrap
+        return logits.log_softmax(-1)
 
     def probabilities(self) -> Float[Tensor, "B A"]:
         """``π(a|b)`` of all contexts and actions."""
-        return self.logits.softmax(-1)
+        return self.log_policy().exp()
 
     def log_prob(self, contexts: Int[Tensor, " N"], actions: Int[Tensor, " N"]) -> LogProb:
         """Log-probability of N actions in their contexts, one step each."""
@@ -103,7 +116,7 @@ class Tabular(nn.Module):
     def reference(self) -> Tabular:
         """A frozen twin."""
         twin = Tabular(self.logits)
-        twin.requires_grad_(False)
+        twin.scorer.requires_grad_(False)
         return twin
 
 

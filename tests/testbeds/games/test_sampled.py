@@ -122,7 +122,7 @@ def minimised(game, loss):
     """The minimiser over the tabular policies, by Newton's method on a sum of squares."""
     policy = Tabular(game.log_reference)
     optimiser = torch.optim.LBFGS(
-        policy.parameters(), max_iter=500, tolerance_grad=1e-13, tolerance_change=1e-18, line_search_fn="strong_wolfe"
+        [policy.logits], max_iter=500, tolerance_grad=1e-13, tolerance_change=1e-18, line_search_fn="strong_wolfe"
     )
 
     def closure():
