@@ -51,9 +51,9 @@ WITHIN, REACHED, STUCK, REPELLED = "within the bound", "reached", "stuck", "equi
 class Size:
     """How much is done.
 
-    Seed 90 was looked at before the criterion was fixed. From a beta of about 0.3 online IPO's step is nearly the best response,
-    and it arrives in as few iterations as EGPO; at 0.01 a quarter of the games come to the gap with the best of its steps. So the
-    claim is one of small beta, where the pull alone does not make the game easy, and all beta are reported beside it.
+    Seed 90 was looked at before the criterion was fixed. From a beta of about 0.3 online IPO's step is nearly the best
+    response, and it arrives in as few iterations as EGPO; at 0.01 a quarter of the games come to the gap with the best of its
+    steps. So the claim is one of small beta, where the pull alone does not make a game easy; all beta are reported beside it.
 
     Attributes:
         betas: strengths of the pull to the reference.
