@@ -9,6 +9,7 @@ from plaudit.policies.reference import Reference
 from plaudit.policies.reference_cache import ReferenceCache
 from plaudit.policies.reply_cache import ReplyCache
 from plaudit.policies.rows import AllowedTokens, LogitsProcessor, Row
+from plaudit.policies.tabular import Tabular
 from plaudit.policies.vllm_sampler import VLLMSampler
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Sample",
     "Sampling",
     "Sequence",
+    "Tabular",
     "TextSample",
     "VLLMSampler",
 ]

@@ -20,7 +20,6 @@ from typing import Any
 from plaudit.errors import CheckpointError, ConfigError, TrainingError
 from plaudit.progress import console, track
 from plaudit.studies.catalogue import load_study
-from plaudit.studies.plot import write_plot
 from plaudit.studies.processes import Job, cores, run_jobs
 from plaudit.studies.study import Results, Study, Trial, TrialResult
 from plaudit.training.config import whole
@@ -51,7 +50,7 @@ def run_study(study: Study, folder: Path, *, seeds: int | None = None, quick: bo
     results = Results({(arm, seed): _load(run, study, arm, seed, quick) for arm in study.arms for seed in range(count)})
     result = {**declared, **_decided(study, results), **_spent(study, run, count), "environment": environment()}
     run.write("result.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
-    write_plot(result, folder / "plot.png")
+    study.plot(result, folder / "plot.png")
     return result
 
 

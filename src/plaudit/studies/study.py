@@ -19,6 +19,7 @@ from plaudit.evaluation import (
     paired_difference,
     rank_correlation,
 )
+from plaudit.studies.plot import write_plot
 from plaudit.training.randomness import numpy_generator
 
 Decision = Literal["holds", "does not hold", "inconclusive"]
@@ -161,6 +162,7 @@ class Study:
         judge: the claims, decided.
         share: what all arms of one seed share, done before them; its arguments are the seed, whether the run is a quick one,
             and the folder to write into.
+        plot: draws the result, as it is written to ``result.json``, into a file; by default every arm's metric.
     """
 
     name: str
@@ -177,6 +179,7 @@ class Study:
     run: Callable[[Trial], TrialResult]
     judge: Callable[[Results], tuple[Finding, ...]]
     share: Callable[[int, bool, Path], None] | None = None
+    plot: Callable[[Mapping[str, Any], Path], None] = write_plot
 
     def __post_init__(self) -> None:
         if len(set(self.arms)) < max(2, len(self.arms)):
