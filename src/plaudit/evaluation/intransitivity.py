@@ -7,6 +7,7 @@ from collections.abc import Hashable, Iterable, Mapping
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ CHANCE = 0.25
 """The share of cycles where a fair coin decides each pair: 2 of the 8 ways to decide three pairs are cycles."""
 
 _SIGNS: Mapping[str, int] = {"a": 1, "tie": 0, "b": -1}
-Preferences = Mapping[tuple[Hashable, Hashable], float]
+Preferences = Mapping[tuple[Any, Any], float]
 
 
 @dataclass(frozen=True, slots=True)
