@@ -9,10 +9,11 @@ import pytest
 
 from plaudit import methods
 from plaudit.methods import DPO, KTO, ORPO, SFT, OnlineDPO, RewardModelling, SimPO
+from plaudit.methods.preference_modelling import PreferenceModelling
 from plaudit.methods.registry import ENTRIES, as_markdown, as_matrix, find_entries, matrix_as_markdown
 
 from .test_on_policy import RECIPES
-from .worlds import CASES
+from .worlds import CASES, GAMES
 
 PPO = "ppo"  # named by its recipe
 ON_DEMONSTRATIONS = {"feedme", "conditioning"}  # they end in SFT, under its name
@@ -20,10 +21,10 @@ STAGED = {"mpo"}  # made of others
 
 
 def test_every_method_stands_in_the_table_once():
-    classes = (DPO, KTO, ORPO, SFT, OnlineDPO, RewardModelling, SimPO)
+    classes = (DPO, KTO, ORPO, SFT, OnlineDPO, PreferenceModelling, RewardModelling, SimPO)
     names = [row.name for row in ENTRIES]
     assert len(set(names)) == len(names)
-    assert set(names) == {*RECIPES, *(kind.name for kind in classes), *ON_DEMONSTRATIONS, *STAGED, PPO}
+    assert set(names) == {*RECIPES, *(kind.name for kind in classes), *ON_DEMONSTRATIONS, *STAGED, *GAMES, PPO}
 
 
 def test_a_module_that_holds_entries_stands_in_the_table_without_being_named_anywhere(tmp_path, monkeypatch):
@@ -61,7 +62,7 @@ def test_every_method_in_the_table_is_in_the_invariance_suite():
 
 
 def test_what_is_on_policy_is_what_samples():
-    assert {row.name for row in ENTRIES if row.data == "on-policy"} == {*RECIPES, OnlineDPO.name, *STAGED, PPO}
+    assert {row.name for row in ENTRIES if row.data == "on-policy"} == {*RECIPES, OnlineDPO.name, *STAGED, *GAMES, PPO}
 
 
 def test_the_documentations_table_is_the_codes():

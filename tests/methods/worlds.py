@@ -52,12 +52,20 @@ from plaudit.methods import (
     rloo,
     superhf,
 )
+from plaudit.methods.egpo import EGPOConfig, egpo
+from plaudit.methods.games import Game, Played
+from plaudit.methods.inpo import INPOConfig, inpo
+from plaudit.methods.nash_md import NashMD, NashMDConfig
+from plaudit.methods.nash_mp import NashMPConfig, nash_mp
 from plaudit.methods.online_dpo import SampledPair
+from plaudit.methods.online_ipo import OnlineIPOConfig, online_ipo
+from plaudit.methods.preference_modelling import PreferenceConfig, PreferenceModelling
 from plaudit.methods.recipe import Experience, as_groups
 from plaudit.methods.registry import ENTRIES
+from plaudit.methods.sppo import SPPOConfig, sppo
 from plaudit.policies import CausalLM, LoRA, Reference
 from plaudit.policies import Sequence as TokenSequence
-from plaudit.rewards import FunctionReward, RewardModel, ValueNetwork
+from plaudit.rewards import FunctionReward, PreferenceModel, RewardModel, ValueNetwork
 from plaudit.sampling import Rollout
 from plaudit.training import RunFolder, Step, TrainingConfig, train
 
@@ -119,6 +127,12 @@ def policy(model: Path) -> CausalLM:
 
 def reward_model(model: Path) -> RewardModel:
     made = RewardModel.load(model, lora=LoRA(rank=2), dtype="float32")
+    perturb(made.scorer)
+    return made
+
+
+def preference_model(model: Path) -> PreferenceModel:
+    made = PreferenceModel.load(model, lora=LoRA(rank=2), dtype="float32")
     perturb(made.scorer)
     return made
 
@@ -270,6 +284,41 @@ def _online_dpo(model: Path, examples: Sequence[SampledPair]) -> Paired:
     return made
 
 
+class Even:
+    """An oracle that is not asked: what was played is given."""
+
+    def prefer(self, contexts: Sequence[Context], a: Sequence[Any], b: Sequence[Any]) -> list[float | None]:
+        return [0.5] * len(a)
+
+
+GAMES: dict[str, Callable[..., Game]] = {
+    "inpo": lambda *parts: inpo(*parts, INPOConfig(beta=0.2, eta=0.5)),
+    "sppo": lambda *parts: sppo(*parts, SPPOConfig(beta=0.4)),
+    "online-ipo": lambda *parts: online_ipo(*parts, OnlineIPOConfig(beta=0.15)),
+    "nash-md": lambda *parts: NashMD(*parts, NashMDConfig(beta=0.3)),
+    "nash-mp": lambda *parts: nash_mp(*parts, NashMPConfig(beta=0.2, eta=0.7)),
+    "egpo": lambda *parts: egpo(*parts, EGPOConfig(beta=0.25)),
+}
+
+
+def played() -> list[Played]:
+    """Pairs of very unequal lengths, with win rates and log-probabilities of an older policy."""
+    return [
+        Played((pair.chosen, pair.rejected), (0.9 - number / 20, 0.1 + number / 30), (-5.0 * number, -3.0), {})
+        for number, pair in enumerate(pairs())
+    ]
+
+
+def _game(make: Callable[..., Game]) -> Case:
+    def made(model: Path, examples: Sequence[Played]) -> Game:
+        learner = policy(model)
+        game = make(learner, Reference(learner), Even(), _ASKED)
+        game.collect = lambda step: list(examples)  # type: ignore[method-assign]  # as if it had sampled them
+        return game
+
+    return Case(made, played)
+
+
 CASES = {
     "orpo": Case(lambda model, examples: ORPO(policy(model), examples, ORPOConfig(odds_weight=0.5)), pairs),
     "simpo": Case(lambda model, examples: SimPO(policy(model), examples, SimPOConfig()), pairs),
@@ -303,6 +352,11 @@ CASES = {
     "reward-ties": _reward(RewardConfig(tie_width=0.4, margin_weight=0.5), ties=True, margins=True),
 }
 
+CASES |= {name: _game(make) for name, make in GAMES.items()}
+CASES["preference"] = Case(
+    lambda model, examples: PreferenceModelling(preference_model(model), examples, PreferenceConfig()),
+    lambda: pairs(ties=True),
+)
 CASES |= {
     row.name: _sampled(row.making.recipe, row.making.settings())
     for row in ENTRIES

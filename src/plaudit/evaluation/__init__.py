@@ -13,6 +13,7 @@ from plaudit.evaluation.annotation import (
 )
 from plaudit.evaluation.best_of_n import expected_best_of_n
 from plaudit.evaluation.divergence import Divergence, divergence_from_reference
+from plaudit.evaluation.exploitability import Exploitability, best_responses, exploitability, mean_win, win_matrix
 from plaudit.evaluation.frontier import frontier, reward_within
 from plaudit.evaluation.intervals import (
     Estimate,
@@ -21,6 +22,12 @@ from plaudit.evaluation.intervals import (
     clopper_pearson,
     paired_difference,
     permutation_p_value,
+)
+from plaudit.evaluation.intransitivity import (
+    Intransitivity,
+    intransitivity,
+    intransitivity_of_matrices,
+    intransitivity_of_records,
 )
 from plaudit.evaluation.length_control import LengthControlledWinRate, length_controlled_win_rate
 from plaudit.evaluation.lengths import (
@@ -49,6 +56,8 @@ __all__ = [
     "Divergence",
     "Estimate",
     "EvaluationError",
+    "Exploitability",
+    "Intransitivity",
     "Judge",
     "Judgements",
     "Leanings",
@@ -60,6 +69,7 @@ __all__ = [
     "ReliabilityBin",
     "RewardJudge",
     "agreement_with",
+    "best_responses",
     "bootstrap_mean",
     "bootstrap_ratio",
     "brier_score",
@@ -67,8 +77,12 @@ __all__ = [
     "divergence_from_reference",
     "expected_best_of_n",
     "expected_calibration_error",
+    "exploitability",
     "from_rewards",
     "frontier",
+    "intransitivity",
+    "intransitivity_of_matrices",
+    "intransitivity_of_records",
     "judge_both_orders",
     "krippendorff_alpha",
     "leanings",
@@ -76,6 +90,7 @@ __all__ = [
     "length_change",
     "length_controlled_win_rate",
     "length_histogram",
+    "mean_win",
     "meteor",
     "meteor_similarity",
     "overconfidence",
@@ -88,5 +103,6 @@ __all__ = [
     "reliability_curve",
     "reward_within",
     "text_lengths",
+    "win_matrix",
     "win_rate",
 ]

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 
 from plaudit.errors import PolicyError
 from plaudit.feedback.records import Context, Output, Producer, Tokens
@@ -107,7 +108,7 @@ class CausalLM:
     @property
     def model(self) -> Any:
         """The transformers (or peft) model."""
-        return _unwrapped(self.scorer).model
+        return unwrapped(self.scorer).model
 
     @property
     def device(self) -> torch.device:
@@ -140,7 +141,7 @@ class CausalLM:
         """The same of outputs that are token ids already, in one forward pass; with the entropy of each step where asked."""
         batch = self.packer.batch(sequences, device=self.device)
         # without a gradient there is nothing to synchronise, and a process whose reference is cached asks less often
-        scorer = self.scorer if torch.is_grad_enabled() else _unwrapped(self.scorer)
+        scorer = self.scorer if torch.is_grad_enabled() else unwrapped(self.scorer)
         return padded_log_prob(scorer(batch, entropy=entropy), batch, entropy=entropy)
 
     def divergence_of(self, sequences: Rows[Sequence]) -> LogProb:
@@ -153,10 +154,17 @@ class CausalLM:
             PolicyError: there are no adapters, or they lie on the head.
         """
         batch = self.packer.batch(sequences, device=self.device)
-        scorer = self.scorer if torch.is_grad_enabled() else _unwrapped(self.scorer)
+        scorer = self.scorer if torch.is_grad_enabled() else unwrapped(self.scorer)
         with self.without_adapters():
-            reference = _unwrapped(self.scorer).states(batch)
+            reference = unwrapped(self.scorer).states(batch)
         return padded_log_prob(scorer(batch, reference=reference), batch, divergence=True)
+
+    def next_logits(
+        self, input_ids: Int[Tensor, "N S"], mask: Int[Tensor, "N S"], positions: Int[Tensor, "N S"]
+    ) -> Float[Tensor, "N V"]:
+        """Logits of the token after the last column; rows are padded on the left, where `mask` is 0."""
+        logits: Tensor = unwrapped(self.scorer).next_logits(input_ids, mask, positions, None)[0]
+        return logits
 
     def sample(
         self,
@@ -209,7 +217,7 @@ class CausalLM:
         rows = new_rows(encoded, n, generator)
         ends = self.encoder.ends(sampling.stop)
         outputs = decode(
-            _unwrapped(self.scorer),
+            unwrapped(self.scorer),
             rows,
             slots=batch_size,
             sampling=sampling,
@@ -267,6 +275,6 @@ class CausalLM:
         (folder / "plaudit.json").write_text(json.dumps({"policy": "causal-lm", **limits}, indent=2) + "\n")
 
 
-def _unwrapped(module: nn.Module) -> Any:
+def unwrapped(module: nn.Module) -> Any:
     """The scorer inside what accelerate wrapped around it for several processes."""
     return getattr(module, "module", module)

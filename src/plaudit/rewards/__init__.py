@@ -2,8 +2,17 @@
 
 from plaudit.rewards.adjusted import BoundedReward, EndedReward, NormalisedReward, OverlongPenalty
 from plaudit.rewards.base import FunctionReward, Reward, RewardSource, Stateful, StreamingSource
+from plaudit.rewards.contests import (
+    GroupContest,
+    OpponentContest,
+    PreferenceOracle,
+    RewardOracle,
+    Tournament,
+    oracle_of,
+)
 from plaudit.rewards.judge_reward import BaselineWins, GroupWinRate, PairJudge
 from plaudit.rewards.judges import EndpointJudge, Judged
+from plaudit.rewards.preference_model import PreferenceModel
 from plaudit.rewards.reward_model import RewardModel
 from plaudit.rewards.value_network import ValueNetwork
 from plaudit.rewards.verifier import Finding, FunctionVerifier, Verifier, VerifierReward, verdicts
@@ -18,21 +27,28 @@ __all__ = [
     "Finding",
     "FunctionReward",
     "FunctionVerifier",
+    "GroupContest",
     "GroupWinRate",
     "Judged",
     "NormalisedReward",
+    "OpponentContest",
     "OverlongPenalty",
     "PairJudge",
     "Part",
+    "PreferenceModel",
+    "PreferenceOracle",
     "Reward",
     "RewardModel",
+    "RewardOracle",
     "RewardSource",
     "Stateful",
     "StreamingSource",
+    "Tournament",
     "ValueNetwork",
     "Verifier",
     "VerifierReward",
     "WeightedReward",
     "WorkerReward",
+    "oracle_of",
     "verdicts",
 ]

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from plaudit.errors import CheckpointError, PolicyError, require
+from plaudit.errors import CheckpointError, PolicyError, RewardError, require
 from plaudit.feedback.records import Context, Output
 from plaudit.policies.adapters import keeping_trained
 from plaudit.policies.base import by_context
@@ -46,13 +46,19 @@ Pooling = Literal["last", "mean"]
 
 
 class RewardScorer(nn.Module):
-    """The trunk's hidden state at the last token through a linear head: one number per sequence.
+    """The trunk's hidden state at the last token through a linear head: one number per sequence, or `dimensions` numbers.
 
     With mean pooling it is the mean of the states at the last token of the context and at those of the output.
     """
 
     def __init__(
-        self, model: Any, *, compute_dtype: torch.dtype, generator: torch.Generator, pooling: Pooling = "last"
+        self,
+        model: Any,
+        *,
+        compute_dtype: torch.dtype,
+        generator: torch.Generator,
+        pooling: Pooling = "last",
+        dimensions: int = 1,
     ) -> None:
         super().__init__()
         self.model = model
@@ -60,22 +66,32 @@ class RewardScorer(nn.Module):
         self.compute_dtype = compute_dtype
         width = causal_lm_of(model).config.hidden_size
         # made without values, since Linear would draw them from the global generator
-        self.head = nn.Linear(width, 1, bias=False, device="meta").to_empty(device="cpu")
+        self.head = nn.Linear(width, dimensions, bias=False, device="meta").to_empty(device="cpu")
         # A tenth of the 1 / sqrt(width + 1) of the N+ implementation details: at their scale the random head's rewards of
         # two SmolLM2 outputs differ by 1 and more, the loss starts far above log 2, and a short training undoes noise.
         nn.init.normal_(self.head.weight, std=0.1 * (width + 1) ** -0.5, generator=generator)
 
-    def forward(self, batch: Batch) -> Float[Tensor, " N"]:
-        """Reward of each sequence, float32."""
+    def forward(self, batch: Batch) -> Float[Tensor, "N ..."]:
+        """Reward of each sequence, float32; [N, dimensions] where there are several."""
         count(tokens=batch.input_ids.numel(), positions=len(batch.mask))
         with autocast(self.compute_dtype, batch.input_ids.device):
             hidden = decoder_of(causal_lm_of(self.model))(**batch.inputs).last_hidden_state
-        rewards: Tensor = self.head(batch.final(hidden).float()).squeeze(-1)
+        rewards: Tensor = self.head(batch.final(hidden).float())
+        if self.head.out_features > 1:
+            return rewards if self.pooling == "last" else self._mean(batch, hidden, rewards)
+        rewards = rewards.squeeze(-1)
         if self.pooling == "last":
             return rewards
         before = self.head(batch.predicting(hidden).float()).squeeze(-1)  # the head is linear: pooled after it
         sums = before.new_zeros(batch.mask.shape).masked_scatter(batch.mask, before).sum(-1)
         mean: Tensor = (sums + rewards) / (batch.mask.sum(-1) + 1)
+        return mean
+
+    def _mean(self, batch: Batch, hidden: Tensor, final: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
+        before = self.head(batch.predicting(hidden).float())
+        places = before.new_zeros(*batch.mask.shape, before.shape[-1])
+        sums = places.masked_scatter(batch.mask[..., None], before).sum(1)
+        mean: Tensor = (sums + final) / (batch.mask.sum(-1, keepdim=True) + 1)
         return mean
 
 
@@ -108,12 +124,14 @@ class RewardModel:
         max_output_tokens: int = 1024,
         seed: int = 0,
         pooling: Pooling = "last",
+        dimensions: int = 1,
     ) -> RewardModel:
         """A fresh reward model on a trunk of its own, or, where `source` is a folder that `save` wrote, that one.
 
         The arguments are those of `CausalLM.load`; a saved reward model brings its own LoRA setting, limits and pooling.
         `pooling` says which states the head reads, the last or the mean of the output's (see
-        `RewardScorer`), as Mukobi et al. do (SuperHF, arXiv 2310.16763).
+        `RewardScorer`), as Mukobi et al. do (SuperHF, arXiv 2310.16763). `dimensions` above 1 makes the head of a
+        `PreferenceModel`, which is no reward.
 
         Raises:
             PolicyError: the trunk cannot be loaded.
@@ -137,7 +155,9 @@ class RewardModel:
             vocabulary=vocabulary_of(model),
         )
         generator = torch.Generator().manual_seed(seed)
-        scorer = RewardScorer(model.eval(), compute_dtype=compute_dtype, generator=generator, pooling=pooling)
+        scorer = RewardScorer(
+            model.eval(), compute_dtype=compute_dtype, generator=generator, pooling=pooling, dimensions=dimensions
+        )
         return cls(scorer.to(place), encoder, base=str(source))
 
     @classmethod
@@ -198,7 +218,16 @@ class RewardModel:
     def reward_of(
         self, sequences: Rows[Sequence], *, batch_size: int = 32, progress: Callable[[int], None] | None = None
     ) -> Float[Tensor, " N"]:
-        """The same of outputs that are token ids already."""
+        """The same of outputs that are token ids already.
+
+        Raises:
+            RewardError: it is the trunk and head of a `PreferenceModel`, which compares and does not reward.
+        """
+        if self.dimensions > 1:
+            raise RewardError(
+                f"reward: {self.base} holds a general preference model of {self.dimensions} dimensions, which gives no reward; "
+                "load it with plaudit.rewards.PreferenceModel"
+            )
         values = torch.empty(len(sequences))
         with self.active(), phase("reward"):
             for indices in by_context([sequence.context for sequence in sequences], batch_size):
@@ -207,7 +236,12 @@ class RewardModel:
                     progress(len(indices))
         return values - self.offset
 
-    def raw(self, sequences: Rows[Sequence]) -> Float[Tensor, " N"]:
+    @property
+    def dimensions(self) -> int:
+        """Numbers that the head gives of an output: 1 is a reward."""
+        return int(self._scorer.head.out_features)
+
+    def raw(self, sequences: Rows[Sequence]) -> Float[Tensor, "N ..."]:
         """Rewards before the offset, in one forward pass, with gradients where they are enabled."""
         device = self._scorer.head.weight.device
         rewards: Tensor = self.scorer(self.packer.batch(sequences, device=device, whole=True))
@@ -234,6 +268,7 @@ class RewardModel:
             "offset": self.offset,
             "adapters": hasattr(model, "peft_config"),
             "pooling": self._scorer.pooling,
+            "dimensions": self.dimensions,
             "max_context_tokens": self.encoder.max_context_tokens,
             "max_output_tokens": self.encoder.max_output_tokens,
         }
@@ -251,6 +286,7 @@ def _restore(folder: Path, *, dtype: DType, device: str | torch.device | None) -
         limits = {key: settings[key] for key in ("max_context_tokens", "max_output_tokens")}
         adapters, offset, base = settings["adapters"], float(settings["offset"]), settings["base"]
         pooling: Pooling = settings.get("pooling", "last")
+        dimensions = int(settings.get("dimensions", 1))
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise CheckpointError(f"The reward model in {folder} is damaged: {error}") from error
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -264,7 +300,9 @@ def _restore(folder: Path, *, dtype: DType, device: str | torch.device | None) -
             raise CheckpointError(f"The reward model in {folder} is damaged: {error}") from error
     else:
         freeze_untied_head(model)
-    scorer = RewardScorer(model.eval(), compute_dtype=compute_dtype, generator=torch.Generator(), pooling=pooling)
+    scorer = RewardScorer(
+        model.eval(), compute_dtype=compute_dtype, generator=torch.Generator(), pooling=pooling, dimensions=dimensions
+    )
     if head.shape != scorer.head.weight.shape:
         raise CheckpointError(
             f"The reward model in {folder} has a head of shape {tuple(head.shape)}, "
