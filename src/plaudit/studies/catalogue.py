@@ -10,6 +10,7 @@ from plaudit.studies.study import Study
 
 STUDIES = {
     "alpacafarm": "plaudit.studies.alpacafarm",
+    "lipo": "plaudit.studies.lipo",
     "mpo": "plaudit.studies.mpo",
     "nft": "plaudit.studies.nft",
     "rl_survey": "plaudit.studies.rl_survey",
