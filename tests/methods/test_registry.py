@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from plaudit import methods
-from plaudit.methods import DPO, KTO, ORPO, SFT, OnlineDPO, RewardModelling, SimPO
+from plaudit.methods import DPO, KTO, ORPO, SFT, BRAIn, LiPO, OnlineDPO, RewardModelling, SimPO
 from plaudit.methods.registry import ENTRIES, as_markdown, as_matrix, find_entries, matrix_as_markdown
 
 from .test_on_policy import RECIPES
@@ -20,7 +20,7 @@ STAGED = {"mpo"}  # made of others
 
 
 def test_every_method_stands_in_the_table_once():
-    classes = (DPO, KTO, ORPO, SFT, OnlineDPO, RewardModelling, SimPO)
+    classes = (DPO, KTO, ORPO, SFT, BRAIn, LiPO, OnlineDPO, RewardModelling, SimPO)
     names = [row.name for row in ENTRIES]
     assert len(set(names)) == len(names)
     assert set(names) == {*RECIPES, *(kind.name for kind in classes), *ON_DEMONSTRATIONS, *STAGED, PPO}
@@ -61,7 +61,13 @@ def test_every_method_in_the_table_is_in_the_invariance_suite():
 
 
 def test_what_is_on_policy_is_what_samples():
-    assert {row.name for row in ENTRIES if row.data == "on-policy"} == {*RECIPES, OnlineDPO.name, *STAGED, PPO}
+    assert {row.name for row in ENTRIES if row.data == "on-policy"} == {
+        *RECIPES,
+        BRAIn.name,
+        OnlineDPO.name,
+        *STAGED,
+        PPO,
+    }
 
 
 def test_the_documentations_table_is_the_codes():

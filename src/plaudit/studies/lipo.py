@@ -80,7 +80,11 @@ LEARNING_RATE = 3e-4
 
 
 def training(*, seed: int) -> TrainingConfig:
-    """One pass, as in the paper."""
+    """One pass, as in the paper.
+
+    With seed 91, DPO, LiPO-lambda and all pairs on lists of 8 won 0.62, 0.67 and 0.67 with 3e-4, and 0.54, 0.53 and 0.63 with
+    1e-3; with seed 90 and 800 lists, DPO, LiPO-lambda and softmax won 0.58, 0.62 and 0.62 with 3e-4.
+    """
     return TrainingConfig(
         batch_size=32, micro_batch_size=32, learning_rate=LEARNING_RATE, checkpoint_every=0, seed=seed
     )
