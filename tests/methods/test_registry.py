@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from plaudit import methods
-from plaudit.methods import DPO, KTO, ORPO, SFT, OnlineDPO, RewardModelling, SimPO
+from plaudit.methods import DPO, KTO, ORPO, SFT, BRAIn, LiPO, OnlineDPO, RewardModelling, SimPO
 from plaudit.methods.preference_modelling import PreferenceModelling
 from plaudit.methods.registry import ENTRIES, as_markdown, as_matrix, find_entries, matrix_as_markdown
 
@@ -21,7 +21,7 @@ STAGED = {"mpo"}  # made of others
 
 
 def test_every_method_stands_in_the_table_once():
-    classes = (DPO, KTO, ORPO, SFT, OnlineDPO, PreferenceModelling, RewardModelling, SimPO)
+    classes = (DPO, KTO, ORPO, SFT, BRAIn, LiPO, OnlineDPO, PreferenceModelling, RewardModelling, SimPO)
     names = [row.name for row in ENTRIES]
     assert len(set(names)) == len(names)
     assert set(names) == {*RECIPES, *(kind.name for kind in classes), *ON_DEMONSTRATIONS, *STAGED, *GAMES, PPO}
@@ -62,7 +62,14 @@ def test_every_method_in_the_table_is_in_the_invariance_suite():
 
 
 def test_what_is_on_policy_is_what_samples():
-    assert {row.name for row in ENTRIES if row.data == "on-policy"} == {*RECIPES, OnlineDPO.name, *STAGED, *GAMES, PPO}
+    assert {row.name for row in ENTRIES if row.data == "on-policy"} == {
+        *RECIPES,
+        BRAIn.name,
+        OnlineDPO.name,
+        *STAGED,
+        *GAMES,
+        PPO,
+    }
 
 
 def test_the_documentations_table_is_the_codes():

@@ -18,11 +18,16 @@ from plaudit.methods import (
     PPO,
     SFT,
     BestOfNConfig,
+    BRAIn,
+    BRAInConfig,
     DPOConfig,
     EncodedLabel,
+    EncodedList,
     EncodedPair,
     GRPOConfig,
     KTOConfig,
+    LiPO,
+    LiPOConfig,
     NFTConfig,
     OnlineDPO,
     OnlineDPOConfig,
@@ -52,6 +57,7 @@ from plaudit.methods import (
     rloo,
     superhf,
 )
+from plaudit.methods.brain import SampledGroup
 from plaudit.methods.egpo import EGPOConfig, egpo
 from plaudit.methods.games import Game, Played
 from plaudit.methods.inpo import INPOConfig, inpo
@@ -117,6 +123,35 @@ def pairs(*, ties: bool = False, margins: bool = False) -> list[EncodedPair]:
         margin = number / 2 if margins and number % 2 else None
         made.append(EncodedPair(*sides, tie=ties and number % 3 == 0, margin=margin))
     return made
+
+
+def ranked_lists() -> list[EncodedList]:
+    """Lists of two to five outputs, with ties, of contexts and outputs of very unequal lengths."""
+    generator = torch.Generator().manual_seed(2)
+
+    def ids(length: int) -> tuple[int, ...]:
+        return tuple(torch.randint(3, 250, (length,), generator=generator).tolist())
+
+    made = []
+    for number, (context, output) in enumerate(LENGTHS):
+        asked, lengths = ids(context), [1 + (output + 3 * place) % 11 for place in range(2 + number % 4)]
+        outputs = tuple(TokenSequence(asked, ids(length), (True,) * length) for length in lengths)
+        labels = tuple((place * (number + 1)) % 3 / 2 for place in range(len(outputs)))
+        labels = labels if len(set(labels)) > 1 else (1.0, *labels[1:])
+        made.append(EncodedList(outputs, labels))
+    return made
+
+
+def sampled_groups() -> list[SampledGroup]:
+    """The lists as if they had been sampled, at log-probabilities near those of the tiny model."""
+    return [
+        SampledGroup(
+            one.outputs,
+            tuple(-5.5 * len(output.output) - place for place, output in enumerate(one.outputs)),
+            one.labels,
+        )
+        for one in ranked_lists()
+    ]
 
 
 def policy(model: Path) -> CausalLM:
@@ -319,7 +354,39 @@ def _game(make: Callable[..., Game]) -> Case:
     return Case(made, played)
 
 
+def _lipo(objective: str) -> Case:
+    def make(model: Path, examples: Sequence[EncodedList]) -> LiPO:
+        learner = policy(model)
+        return LiPO(learner, Reference(learner), examples, LiPOConfig(objective=objective, beta=0.3))
+
+    return Case(make, ranked_lists)
+
+
+class Posterior(BRAIn):
+    """Learns from given groups, as if it had sampled them."""
+
+    given: Sequence[SampledGroup]
+
+    def collect(self, step: Step) -> list[SampledGroup]:
+        return list(self.given)
+
+
+def _brain(*, baseline: bool) -> Case:
+    def make(model: Path, examples: Sequence[SampledGroup]) -> Posterior:
+        learner = policy(model)
+        config = BRAInConfig(baseline=baseline, reward_temperature=0.5)
+        made = Posterior(learner, Reference(learner), _NO_REWARD, _ASKED, config)
+        made.given = examples
+        return made
+
+    return Case(make, sampled_groups)
+
+
 CASES = {
+    "lipo": _lipo("lambda"),
+    "lipo-softmax": _lipo("softmax"),
+    "brain": _brain(baseline=True),
+    "brain-without-baseline": _brain(baseline=False),
     "orpo": Case(lambda model, examples: ORPO(policy(model), examples, ORPOConfig(odds_weight=0.5)), pairs),
     "simpo": Case(lambda model, examples: SimPO(policy(model), examples, SimPOConfig()), pairs),
     "kto": Case(_kto, labelled),

@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TypeVar
 
-from plaudit.feedback.records import Context, Exposure, FeedbackBase, Output, Ranking, Rating, Reaction, Verdict
+from plaudit.feedback.records import (
+    Comparison,
+    Context,
+    Exposure,
+    FeedbackBase,
+    Output,
+    Ranking,
+    Rating,
+    Reaction,
+    Verdict,
+)
 
 RecordT = TypeVar("RecordT", Rating, Reaction, Verdict)
 
@@ -49,6 +59,45 @@ def graded_by_exposure(record: Exposure, dropped: Counter[str]) -> GradedOutputs
     dropped["not shown"] += len(record.outputs) - len(shown)
     graded = tuple(Graded(record.outputs[item.output], float(item.clicked), (record.id,)) for item in shown)
     return GradedOutputs(record.context, record.source.name, graded, (record.id,))
+
+
+def graded_by_comparisons(records: Iterable[FeedbackBase], dropped: Counter[str]) -> list[GradedOutputs]:
+    """Each output of a context that one source compared with others, with the share of its comparisons that it won.
+
+    A tie is half a win. With every pair of K outputs compared once the grade is wins / (K - 1). Comparisons that nobody could
+    judge and those of equal contents are dropped ("cannot_judge", "identical outputs").
+    """
+    groups: dict[tuple[str, ...], list[Comparison]] = defaultdict(list)
+    for record in records:
+        if not isinstance(record, Comparison):
+            continue
+        if record.choice == "cannot_judge":
+            dropped["cannot_judge"] += 1
+        elif record.outputs[0].content == record.outputs[1].content:
+            dropped["identical outputs"] += 1
+        else:
+            groups[record.context.digest, record.source.kind, record.source.name, record.aspect].append(record)
+    return [_by_wins(group) for group in groups.values()]
+
+
+def _by_wins(comparisons: Sequence[Comparison]) -> GradedOutputs:
+    """Outputs and record ids are sorted, so that the result does not depend on the order of the comparisons."""
+    won: dict[object, list[tuple[float, Output, str]]] = defaultdict(list)
+    for record in comparisons:
+        share = {"a": 1.0, "b": 0.0, "tie": 0.5}[record.choice]
+        for output, wins in zip(record.outputs, (share, 1 - share), strict=True):
+            won[output.content].append((wins, output, record.id))
+    graded = [
+        Graded(
+            min((output for _, output, _ in rows), key=lambda output: output.digest),
+            fmean(wins for wins, _, _ in rows),
+            tuple(sorted(record_id for _, _, record_id in rows)),
+        )
+        for rows in won.values()
+    ]
+    graded.sort(key=lambda entry: entry.output.digest)
+    record_ids = tuple(sorted(record.id for record in comparisons))
+    return GradedOutputs(comparisons[0].context, comparisons[0].source.name, tuple(graded), record_ids)
 
 
 def graded_by_ratings(records: Iterable[FeedbackBase]) -> list[GradedOutputs]:

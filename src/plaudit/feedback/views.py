@@ -33,6 +33,7 @@ from plaudit.feedback.examples import (
     View,
 )
 from plaudit.feedback.grading import (
+    graded_by_comparisons,
     graded_by_exposure,
     graded_by_ranking,
     graded_by_ratings,
@@ -157,25 +158,35 @@ def labelled(records: Iterable[FeedbackBase]) -> View[Labelled]:
     return View(tuple(examples), +dropped)
 
 
-def lists(records: Iterable[FeedbackBase], *, aspect: str | None = None, exposures: bool = False) -> View[RankedList]:
+def lists(
+    records: Iterable[FeedbackBase],
+    *,
+    aspect: str | None = None,
+    exposures: bool = False,
+    comparisons: bool = False,
+) -> View[RankedList]:
     """Lists of outputs of one context with graded gains.
 
     - A ranking gives a list; an output's gain is the number of tiers below its own. Outputs in no tier are dropped
       ("not ranked").
     - The ratings of one context, aspect and source give a list with the gains (value - low) / (high - low) in [0, 1],
       the mean of several for one output.
+    - The comparisons of one context, aspect and source, if asked for, give a list whose gains are the shares of an output's
+      comparisons that it won, a tie being half a win. Where not every two outputs were compared, an output that met
+      weak ones only looks better than it is.
     - An exposure, if asked for, gives a list of what was shown: gain 1 if clicked, else 0. What was not shown is
-    dropped
+      dropped
       ("not shown") and never a 0. Users click more at the top; these gains are not corrected for that.
 
     Lists of one output ("fewer than two outputs") and of equal gains ("all gains equal") say nothing and are dropped.
     `aspect` keeps only statements about this aspect; kinds without an aspect speak of "overall".
     """
     dropped: Counter[str] = Counter()
-    kinds = (Ranking, Rating, Exposure) if exposures else (Ranking, Rating)
+    optional = ((Comparison, comparisons), (Exposure, exposures))
+    kinds = (Ranking, Rating, *(kind for kind, is_read in optional if is_read))
     kept = _of_aspect(_of_kinds(_current(records, dropped), kinds, dropped), aspect, dropped)
     found = [graded_by_ranking(record, dropped) for record in kept if isinstance(record, Ranking)]
-    found += graded_by_ratings(kept)
+    found += [*graded_by_ratings(kept), *graded_by_comparisons(kept, dropped)]
     found += [graded_by_exposure(record, dropped) for record in kept if isinstance(record, Exposure)]
     examples = []
     for group in found:

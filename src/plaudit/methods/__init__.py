@@ -1,12 +1,22 @@
 """Methods: training procedures. Each is a short file with a frozen configuration, what it collects, and its loss."""
 
 from plaudit.methods.best_of_n import BestOfNConfig, best_of_n
+from plaudit.methods.brain import BRAIn, BRAInConfig
 from plaudit.methods.dpo import DPO, DPOConfig
-from plaudit.methods.encoding import EncodedLabel, EncodedPair, encode_demonstrations, encode_labelled, encode_pairs
+from plaudit.methods.encoding import (
+    EncodedLabel,
+    EncodedList,
+    EncodedPair,
+    encode_demonstrations,
+    encode_labelled,
+    encode_lists,
+    encode_pairs,
+)
 from plaudit.methods.gpg import GPGConfig, gpg
 from plaudit.methods.grpo import GRPOConfig, grpo
 from plaudit.methods.hindsight import ConditioningConfig, conditioned, feedme
 from plaudit.methods.kto import KTO, KTOConfig
+from plaudit.methods.lipo import LiPO, LiPOConfig, judged_lists, mean_win_rates
 from plaudit.methods.mpo import MPOConfig, by_gap, cross_fitted_gaps, learn_mpo
 from plaudit.methods.nft import NFTConfig, nft
 from plaudit.methods.offline import OFFLINE, OfflineMethod
@@ -34,14 +44,19 @@ __all__ = [
     "ORPO",
     "PPO",
     "SFT",
+    "BRAIn",
+    "BRAInConfig",
     "BestOfNConfig",
     "ConditioningConfig",
     "DPOConfig",
     "EncodedLabel",
+    "EncodedList",
     "EncodedPair",
     "GPGConfig",
     "GRPOConfig",
     "KTOConfig",
+    "LiPO",
+    "LiPOConfig",
     "MPOConfig",
     "NFTConfig",
     "ORPOConfig",
@@ -71,11 +86,14 @@ __all__ = [
     "cross_fitted_gaps",
     "encode_demonstrations",
     "encode_labelled",
+    "encode_lists",
     "encode_pairs",
     "feedme",
     "gpg",
     "grpo",
+    "judged_lists",
     "learn_mpo",
+    "mean_win_rates",
     "nft",
     "quark",
     "reinforce",

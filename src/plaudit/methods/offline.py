@@ -12,9 +12,16 @@ from plaudit.feedback import views
 from plaudit.feedback.examples import Labelled, Pair, View
 from plaudit.feedback.records import Context, FeedbackBase
 from plaudit.methods.dpo import DPO, DPOConfig
-from plaudit.methods.encoding import EncodedLabel, encode_demonstrations, encode_labelled, encode_pairs
+from plaudit.methods.encoding import (
+    EncodedLabel,
+    encode_demonstrations,
+    encode_labelled,
+    encode_lists,
+    encode_pairs,
+)
 from plaudit.methods.hindsight import ConditioningConfig, conditioned, feedme
 from plaudit.methods.kto import KTO, KTOConfig, mismatched
+from plaudit.methods.lipo import LiPO, LiPOConfig, in_lists
 from plaudit.methods.orpo import ORPO, ORPOConfig
 from plaudit.methods.pairwise import sides
 from plaudit.methods.sft import SFT, SFTConfig
@@ -92,6 +99,13 @@ OFFLINE: dict[str, OfflineMethod] = {
         lambda rows, encoder, _: encode_labelled(rows, encoder),
         KTO,
         reads=_read_by_kto,
+    ),
+    "lipo": OfflineMethod(
+        LiPOConfig,
+        lambda records, _: views.lists(records, comparisons=True),
+        lambda rows, encoder, _: encode_lists(rows, encoder),
+        LiPO,
+        reads=in_lists,
     ),
     "orpo": OfflineMethod(
         ORPOConfig,

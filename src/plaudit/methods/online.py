@@ -9,6 +9,7 @@ from typing import Any
 
 from plaudit.feedback.records import Context
 from plaudit.methods.best_of_n import BestOfNConfig, best_of_n
+from plaudit.methods.brain import BRAIn, BRAInConfig
 from plaudit.methods.gpg import GPGConfig, gpg
 from plaudit.methods.grpo import GRPOConfig, grpo
 from plaudit.methods.nft import NFTConfig, nft
@@ -96,6 +97,11 @@ def _online_dpo(parts: OnlineParts, config: OnlineDPOConfig) -> Method[Any]:
     return OnlineDPO(parts.policy, parts.reference, parts.reward, parts.contexts, config)
 
 
+def _brain(parts: OnlineParts, config: BRAInConfig) -> Method[Any]:
+    assert parts.reference is not None
+    return BRAIn(parts.policy, parts.reference, parts.reward, parts.contexts, config)
+
+
 ONLINE: dict[str, OnlineMethod] = {
     **{name: _of(grpo, GRPOConfig, variant=name) for name in ("grpo", "dr_grpo", "dapo", "gspo", "cispo")},
     "nft": _of(nft, NFTConfig),
@@ -110,6 +116,7 @@ ONLINE: dict[str, OnlineMethod] = {
     "gpg": _of(gpg, GPGConfig),
     "superhf": _of(superhf, SuperHFConfig, adapters=True),
     "quark": _of(quark, QuarkConfig, adapters=True),
+    "brain": OnlineMethod(_brain, BRAInConfig, fewest=lambda _: 2, reference=lambda _: True),
     "online_dpo": OnlineMethod(
         _online_dpo, OnlineDPOConfig, fewest=lambda _: 2, reference=lambda _: True, adapters=True
     ),

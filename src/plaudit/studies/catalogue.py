@@ -11,6 +11,7 @@ from plaudit.studies.study import Study
 STUDIES = {
     "alpacafarm": "plaudit.studies.alpacafarm",
     "games": "plaudit.studies.games",
+    "lipo": "plaudit.studies.lipo",
     "mpo": "plaudit.studies.mpo",
     "nft": "plaudit.studies.nft",
     "rl_survey": "plaudit.studies.rl_survey",

@@ -18,11 +18,13 @@ from plaudit.methods import (
     OFFLINE,
     ONLINE,
     BestOfNConfig,
+    BRAInConfig,
     ConditioningConfig,
     DPOConfig,
     GPGConfig,
     GRPOConfig,
     KTOConfig,
+    LiPOConfig,
     NFTConfig,
     OnlineDPOConfig,
     OnlineMethod,
@@ -198,6 +200,7 @@ class AlignConfig(ModelConfig):
         dpo: settings of the method dpo.
         sft: settings of sft and feedme.
         kto: settings of the method kto.
+        lipo: settings of the method lipo.
         orpo: settings of the method orpo.
         simpo: settings of the method simpo.
         conditioning: settings of the method conditioning.
@@ -212,6 +215,7 @@ class AlignConfig(ModelConfig):
         gpg: settings of the method gpg.
         superhf: settings of the method superhf.
         quark: settings of the method quark.
+        brain: settings of the method brain.
         online_dpo: settings of the method online_dpo.
         alarms: of a method that learns from its own samples: which metrics should stay in a band.
         evaluation: how the model is compared with where it started.
@@ -229,6 +233,7 @@ class AlignConfig(ModelConfig):
     dpo: Annotated[DPOConfig, Parameter(group="Method: dpo")] = DPOConfig()
     sft: Annotated[SFTConfig, Parameter(group="Methods: sft, feedme")] = SFTConfig()
     kto: Annotated[KTOConfig, Parameter(group="Method: kto")] = KTOConfig()
+    lipo: Annotated[LiPOConfig, Parameter(group="Method: lipo")] = LiPOConfig()
     orpo: Annotated[ORPOConfig, Parameter(group="Method: orpo")] = ORPOConfig()
     simpo: Annotated[SimPOConfig, Parameter(group="Method: simpo")] = SimPOConfig()
     conditioning: Annotated[ConditioningConfig, Parameter(group="Method: conditioning")] = ConditioningConfig()
@@ -245,6 +250,7 @@ class AlignConfig(ModelConfig):
     gpg: Annotated[GPGConfig, Parameter(group="Method: gpg")] = GPGConfig()
     superhf: Annotated[SuperHFConfig, Parameter(group="Method: superhf")] = SuperHFConfig()
     quark: Annotated[QuarkConfig, Parameter(group="Method: quark")] = QuarkConfig()
+    brain: Annotated[BRAInConfig, Parameter(group="Method: brain")] = BRAInConfig()
     online_dpo: Annotated[OnlineDPOConfig, Parameter(group="Method: online_dpo")] = OnlineDPOConfig()
     alarms: Annotated[AlarmsConfig, Parameter(group="Alarms")] = AlarmsConfig()
     evaluation: Annotated[EvaluationConfig, Parameter(group="Evaluation")] = EvaluationConfig()
