@@ -30,6 +30,7 @@ from plaudit.evaluation.lengths import (
     length_histogram,
     text_lengths,
 )
+from plaudit.evaluation.matched_divergence import Checkpoints, CurveBand, MatchedDivergence, matched_divergence
 from plaudit.evaluation.meteor import meteor, meteor_similarity
 from plaudit.evaluation.overoptimisation import Overoptimisation, proxy_up_gold_down
 from plaudit.evaluation.preference import (
@@ -42,10 +43,13 @@ from plaudit.evaluation.preference import (
     reliability_curve,
 )
 from plaudit.evaluation.rank_correlation import RankCorrelation, rank_correlation
+from plaudit.evaluation.unimodal import unimodal_fit
 from plaudit.evaluation.validation import EvaluationError
 from plaudit.evaluation.win_rate import Judge, Judgements, RewardJudge, from_rewards, judge_both_orders, win_rate
 
 __all__ = [
+    "Checkpoints",
+    "CurveBand",
     "Divergence",
     "Estimate",
     "EvaluationError",
@@ -55,6 +59,7 @@ __all__ = [
     "LengthChange",
     "LengthControlledWinRate",
     "LengthHistogram",
+    "MatchedDivergence",
     "Overoptimisation",
     "RankCorrelation",
     "ReliabilityBin",
@@ -76,6 +81,7 @@ __all__ = [
     "length_change",
     "length_controlled_win_rate",
     "length_histogram",
+    "matched_divergence",
     "meteor",
     "meteor_similarity",
     "overconfidence",
@@ -88,5 +94,6 @@ __all__ = [
     "reliability_curve",
     "reward_within",
     "text_lengths",
+    "unimodal_fit",
     "win_rate",
 ]
