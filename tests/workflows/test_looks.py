@@ -204,6 +204,9 @@ def test_the_distance_is_the_mean_log_ratio_to_the_reference(tiny_model, tmp_pat
         ratios = policy.log_prob_of(sequences).sum() - reference.log_prob_of(sequences).sum()
     assert found == pytest.approx(float(ratios.mean()), rel=1e-4)
     assert abs(found) > 1e-3
+    rows = [json.loads(line) for line in (run.path / "looks.jsonl").read_text().splitlines()][len(contexts) :]
+    kept = [answer["log_ratio"] for row in rows for answer in row["answers"]]
+    assert kept == pytest.approx(ratios.tolist(), abs=1e-4)
     assert climb(run) is None  # the looks' metrics are the training loop's to write
 
 

@@ -47,6 +47,7 @@ app.command(
     f"{_TRAINING}:align", name="align", help="Improve a model with feedback or a reward, and report by how much."
 )
 app.command(f"{_TRAINING}:evaluate", name="evaluate", help="Compare two models, with a reward model as the judge.")
+app.command(f"{_TRAINING}:compare", name="compare", help="Compare runs at equal distance from where they began.")
 app.command(f"{_TRAINING}:resume", name="resume", help="Continue a run that was interrupted.")
 app.command(f"{_TRAINING}:report", name="report", help="Write a run's report again, and open it.")
 app.command(f"{_TRAINING}:methods", name="methods", help="List the methods and what each learns from.")

@@ -12,11 +12,12 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
-from plaudit.errors import CheckpointError
+from plaudit.errors import CheckpointError, ConfigError
 from plaudit.evaluation.report import RunReport, write_report
 from plaudit.methods.commands import command_of
 from plaudit.methods.registry import ENTRIES, as_markdown, as_matrix, matrix_as_markdown
 from plaudit.workflows import align as align_workflow
+from plaudit.workflows import compare as compare_workflow
 from plaudit.workflows import evaluate as evaluate_workflow
 from plaudit.workflows import resume as resume_workflow
 from plaudit.workflows import train_reward as train_reward_workflow
@@ -86,6 +87,37 @@ def evaluate(config: Annotated[EvaluateConfig, Parameter(name="*")]) -> None:
         plaudit evaluate --model runs/dpo/model --baseline ./my-model --feedback feedback.db --judge runs/dpo/judge/model
     """
     evaluate_workflow(config)
+
+
+def compare(*runs: Path, to: Path | None = None, open_report: OpenReport = True) -> None:
+    """Compare runs with the first of them, at equal KL to the model that they began with and at their last looks.
+
+    A run that moves faster is ahead at equal steps, whether or not its method is better. So the held-out score is drawn over
+    the KL at each look, and the curves are compared where both runs have been. The runs need looks at the same held-out
+    contexts (--training.evaluate-every, the same contexts and seed), judged by the same second reward (--gold) or, failing
+    that, the same --reward. Writes compare.html, compare.md and compare.json.
+
+    Examples:
+        plaudit compare runs/grpo runs/online-dpo
+        plaudit compare runs/beta-0.1 runs/beta-0.3 runs/beta-1 --to runs/betas
+
+    Args:
+        runs: the runs' folders; the others are compared with the first.
+        to: where the pages go; by default compare/ in the first run's folder.
+    """
+    if not runs:
+        raise ConfigError("runs: expected at least two folders of runs, such as: plaudit compare runs/a runs/b")
+    made, page = compare_workflow(runs, to or runs[0] / "compare")
+    for row in made.rows:
+        _out.print(f"{row.name}: {row.estimate}, {row.reading}", soft_wrap=True, markup=False)
+    for one in made.against_first:
+        if one.why_not:
+            _out.print(f"{one.name} is not matched: {one.why_not}", soft_wrap=True, markup=False)
+    for warning in made.warnings:
+        _out.print(f"{warning.rule}: {warning.sentence} {warning.advice}", soft_wrap=True, markup=False)
+    _out.print(f"Comparison: {page}", soft_wrap=True, markup=False)
+    if open_report:
+        _open(page)
 
 
 def resume(run: Path, /) -> None:

@@ -37,6 +37,7 @@ from plaudit.evaluation.lengths import (
     length_histogram,
     text_lengths,
 )
+from plaudit.evaluation.matched_divergence import Checkpoints, CurveBand, MatchedDivergence, matched_divergence
 from plaudit.evaluation.meteor import meteor, meteor_similarity
 from plaudit.evaluation.overoptimisation import Overoptimisation, proxy_up_gold_down
 from plaudit.evaluation.preference import (
@@ -49,10 +50,13 @@ from plaudit.evaluation.preference import (
     reliability_curve,
 )
 from plaudit.evaluation.rank_correlation import RankCorrelation, rank_correlation
+from plaudit.evaluation.unimodal import unimodal_fit
 from plaudit.evaluation.validation import EvaluationError
 from plaudit.evaluation.win_rate import Judge, Judgements, RewardJudge, from_rewards, judge_both_orders, win_rate
 
 __all__ = [
+    "Checkpoints",
+    "CurveBand",
     "Divergence",
     "Estimate",
     "EvaluationError",
@@ -64,6 +68,7 @@ __all__ = [
     "LengthChange",
     "LengthControlledWinRate",
     "LengthHistogram",
+    "MatchedDivergence",
     "Overoptimisation",
     "RankCorrelation",
     "ReliabilityBin",
@@ -90,6 +95,7 @@ __all__ = [
     "length_change",
     "length_controlled_win_rate",
     "length_histogram",
+    "matched_divergence",
     "mean_win",
     "meteor",
     "meteor_similarity",
@@ -103,6 +109,7 @@ __all__ = [
     "reliability_curve",
     "reward_within",
     "text_lengths",
+    "unimodal_fit",
     "win_matrix",
     "win_rate",
 ]

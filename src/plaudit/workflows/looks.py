@@ -95,8 +95,9 @@ class HeldOutLook:
         )
         for source, state in zip(self._sources, before, strict=True):
             restore(source, state)
-        metrics = {**look_metrics(gathered), **self._distance(gathered)}
-        self._keep(step, gathered)
+        log_ratios = self._log_ratios(gathered)
+        metrics = look_metrics(gathered) | ({"kl": fmean(log_ratios)} if log_ratios else {})
+        self._keep(step, gathered, log_ratios)
         history = [row for row in self._run.metrics() if row["split"] == "held_out" and row["step"] < step]
         said, earlier = reward_hacking([*history, {"step": step, **metrics}]), reward_hacking(history)
         if said is not None and earlier is None:
@@ -104,25 +105,29 @@ class HeldOutLook:
         return metrics, -metrics["reward"]
 
     @torch.no_grad()
-    def _distance(self, gathered: Gathered) -> dict[str, float]:
-        """The mean over the answers of log π - log π_ref, an estimate of their KL in nats."""
+    def _log_ratios(self, gathered: Gathered) -> list[float]:
+        """log π - log π_ref of each answer, whose mean estimates their KL in nats; nothing without a reference."""
         if self._reference is None:
-            return {}
-        total, sequences = 0.0, [rollout.sequence for rollout in gathered.rollouts]
+            return []
+        found, sequences = list[float](), [rollout.sequence for rollout in gathered.rollouts]
         for start in range(0, len(sequences), self._config.batch_size):
             part = sequences[start : start + self._config.batch_size]
-            found, before = self._policy.log_prob_of(part), self._reference.log_prob_of(part)
-            total += float((found.sum() - before.sum()).sum())
+            now, before = self._policy.log_prob_of(part), self._reference.log_prob_of(part)
+            found.extend((now.sum() - before.sum()).tolist())
         self._reference.forget()
-        return {"kl": total / len(sequences)}
+        return found
 
-    def _keep(self, step: int, gathered: Gathered) -> None:
+    def _keep(self, step: int, gathered: Gathered, log_ratios: Rows[float]) -> None:
         file = self._run.path / FILE
         lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
         kept = [line for line in lines if json.loads(line)["step"] < step]  # later ones are of before an interruption
-        for group in gathered.groups():
-            answers = [{"text": one.text, "reward": one.reward, **_known(one.components)} for one in group]
-            row = {"step": step, "context": self._contexts[group[0].group].text, "answers": answers}
+        rows: dict[int, list[dict[str, Any]]] = {}
+        for place, one in enumerate(gathered.rollouts):
+            distance = {"log_ratio": log_ratios[place]} if log_ratios else {}
+            answer = {"text": one.text, "reward": one.reward, **_known(one.components), **distance}
+            rows.setdefault(one.group, []).append(answer)
+        for group, answers in rows.items():
+            row = {"step": step, "context": self._contexts[group].text, "answers": answers}
             kept.append(json.dumps(row, ensure_ascii=False))
         self._run.write(FILE, "".join(f"{line}\n" for line in kept))
 

@@ -19,9 +19,12 @@ from markupsafe import Markup
 
 from plaudit.evaluation.frontier import frontier
 from plaudit.evaluation.lengths import LengthHistogram
+from plaudit.evaluation.matched_divergence import MatchedDivergence
 from plaudit.evaluation.preference import ReliabilityBin
 from plaudit.evaluation.report.escaping import visible
 from plaudit.evaluation.report.run_report import Climb, Curve
+
+Points = tuple[Sequence[float], Sequence[float]]
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -135,6 +138,33 @@ def climb_plot(climb: Climb) -> Markup:
         for step, nats, reward in zip(climb.steps, climb.divergence, climb.reward, strict=True)
     )
     return _svg(draw, "climb", f"Reward against distance: {told}.")
+
+
+def matched_plot(names: tuple[str, str], points: tuple[Points, Points], pair: MatchedDivergence | None) -> Markup:
+    """Two runs' scores over KL: the first's looks filled, the second's open; curves with bands where they were matched."""
+    styles: tuple[dict[str, Any], ...] = (
+        {"color": _BEFORE, "marker": "s", "linestyle": (0, (4, 3)), "fill": _BEFORE},
+        {"color": _SERIES, "marker": "o", "linestyle": "-", "fill": "none"},
+    )
+
+    def draw(axes: Axes) -> None:
+        for index, style in enumerate(styles):
+            color = style["color"]
+            if pair is not None:
+                band = (pair.a, pair.b)[index]
+                axes.fill_between(pair.divergence, band.low, band.high, color=color, alpha=0.2, linewidth=0)
+                axes.plot(pair.divergence, band.value, color=color, linewidth=1.6, linestyle=style["linestyle"])
+            axes.scatter(*points[index], s=22, marker=style["marker"], facecolors=style["fill"], edgecolors=color,
+                         linewidths=1.2, zorder=3, label=_label(names[index]))  # fmt: skip
+        axes.set_xlabel("KL to the model before, nats an answer")
+        axes.set_ylabel("held-out score")
+        axes.legend(loc="best", handlelength=1.4)
+
+    told = "; ".join(
+        f"{name}: {min(score):.4g} to {max(score):.4g} at {min(nats):.3g} to {max(nats):.3g} nats"
+        for name, (nats, score) in zip(names, points, strict=True)
+    )
+    return _svg(draw, f"matched-{names[0]}-{names[1]}", f"Score against distance. {told}.")
 
 
 def length_plot(histogram: LengthHistogram) -> Markup:

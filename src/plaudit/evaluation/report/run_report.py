@@ -213,7 +213,7 @@ class RunReport:
         Numbers that JSON lacks are the strings "NaN", "Infinity" and "-Infinity"; half of a surrogate pair, which UTF-8
         lacks, becomes U+FFFD.
         """
-        return json.dumps(_storable(_REPORT.dump_python(self, mode="json")), ensure_ascii=False, indent=2)
+        return json.dumps(storable(_REPORT.dump_python(self, mode="json")), ensure_ascii=False, indent=2)
 
     @staticmethod
     def from_json(text: str | bytes) -> RunReport:
@@ -236,13 +236,13 @@ class RunReport:
 _REPORT = TypeAdapter(RunReport)
 
 
-def _storable(value: Any) -> Any:
+def storable(value: Any) -> Any:
     """The value with what neither JSON nor UTF-8 can hold replaced."""
     match value:
         case dict():
-            return {_storable(key): _storable(item) for key, item in value.items()}
+            return {storable(key): storable(item) for key, item in value.items()}
         case list():
-            return [_storable(item) for item in value]
+            return [storable(item) for item in value]
         case float() if not math.isfinite(value):
             return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
         case str():

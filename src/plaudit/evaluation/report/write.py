@@ -21,7 +21,7 @@ from plaudit.profile_figures import COLUMNS
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-_CLASSES = {
+CLASSES = {
     "better": "better",
     "worse": "worse",
     "no clear change": "unclear",
@@ -29,7 +29,7 @@ _CLASSES = {
     "lower": "neutral",
     "not compared": "neutral",
 }
-_SIGNS = {"better": "✓", "worse": "✗", "no clear change": "○", "higher": "→", "lower": "←", "not compared": ""}
+SIGNS = {"better": "✓", "worse": "✗", "no clear change": "○", "higher": "→", "lower": "←", "not compared": ""}
 
 
 def write_report(report: RunReport, folder: str | os.PathLike[str]) -> tuple[Path, Path]:
@@ -44,9 +44,9 @@ def write_report(report: RunReport, folder: str | os.PathLike[str]) -> tuple[Pat
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
     html, markdown = place / "report.html", place / "report.md"
-    _replace(place / "report.json", report.to_json() + "\n")
-    _replace(markdown, render_markdown(report))
-    _replace(html, render_html(report))
+    write_whole(place / "report.json", report.to_json() + "\n")
+    write_whole(markdown, render_markdown(report))
+    write_whole(html, render_html(report))
     return html, markdown
 
 
@@ -54,14 +54,13 @@ def render_html(report: RunReport) -> str:
     """The report as one self-contained HTML page."""
     strips = forest(report.headline)
     plotted = [(name, curve, curve_plot(name, curve)) for name, curve in report.curves.items()]
-    css = resources.files(__package__ or "").joinpath("report.css").read_text(encoding="utf-8")
     return (
-        _environment(html=True)
+        environment(html=True)
         .get_template("report.html.j2")
         .render(
             report=report,
             version=plaudit.__version__,
-            css=Markup(css),  # noqa: S704 - our own file
+            css=stylesheet(),
             judged=[strip for strip in strips if strip.row.better is not None],
             neutral=[strip for strip in strips if strip.row.better is None],
             alone=[row for row in report.headline if row.null is None],
@@ -70,18 +69,24 @@ def render_html(report: RunReport) -> str:
             reliability=reliability_plot(report.reliability) if report.reliability else None,
             lengths=[(histogram, length_plot(histogram)) for histogram in report.lengths],
             created=f"{report.created.day} {report.created:%B %Y, %H:%M %Z}",
-            classes=_CLASSES,
-            signs=_SIGNS,
+            classes=CLASSES,
+            signs=SIGNS,
             **_shared(report),
         )
     )
+
+
+def stylesheet() -> Markup:
+    """The pages' style."""
+    css = resources.files(__package__ or "").joinpath("report.css").read_text(encoding="utf-8")
+    return Markup(css)  # noqa: S704 - our own file
 
 
 def render_markdown(report: RunReport) -> str:
     """The same facts as Markdown (GitHub's tables)."""
     measured = [(name, curve, curve.measured) for name, curve in report.curves.items() if curve.measured]
     return (
-        _environment(html=False).get_template("report.md.j2").render(report=report, curves=measured, **_shared(report))
+        environment(html=False).get_template("report.md.j2").render(report=report, curves=measured, **_shared(report))
     )
 
 
@@ -101,28 +106,28 @@ def _most_first(counts: dict[str, int]) -> list[tuple[str, int]]:
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
-def _environment(*, html: bool) -> Environment:
+def environment(*, html: bool) -> Environment:
     """Templates in which every value is made visible, and for HTML escaped, without the template asking for it."""
     import jinja2
 
-    environment = jinja2.Environment(
+    made = jinja2.Environment(
         loader=jinja2.PackageLoader("plaudit.evaluation", "report"),
         autoescape=html,  # noqa: S701 - Markdown is escaped by the filters inline and block
         undefined=jinja2.StrictUndefined,
         finalize=_finalize,
         keep_trailing_newline=True,
     )
-    environment.filters["inline"] = markdown_inline
-    environment.filters["block"] = markdown_block
-    environment.filters["first_capital"] = lambda text: text[:1].upper() + text[1:]
-    return environment
+    made.filters["inline"] = markdown_inline
+    made.filters["block"] = markdown_block
+    made.filters["first_capital"] = lambda text: text[:1].upper() + text[1:]
+    return made
 
 
 def _finalize(value: object) -> object:
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _replace(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
     """Write beside the path, flush to the disk, and rename, so that a reader sees the old file or the new one."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     temporary = Path(name)
