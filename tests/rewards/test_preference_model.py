@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from plaudit.errors import RewardError
+from plaudit.errors import CheckpointError, RewardError
 from plaudit.methods.encoding import EncodedPair
 from plaudit.methods.preference_modelling import PreferenceConfig, PreferenceModelling
 from plaudit.policies import Sequence
@@ -32,10 +32,14 @@ def test_a_circle(tiny_model, tmp_path):
     circle, line = fitted(tiny_model, tmp_path, 2), fitted(tiny_model, tmp_path, 0)
     assert bool((chances(circle) > 0.8).all())
     assert chances(line).logit().sum().abs() < 1e-4  # whatever was learned, three differences of rewards add up to 0
-    circle.save(tmp_path / "saved")
-    again = PreferenceModel.load(tmp_path / "saved", dtype="float32")
-    assert again.planes == 2
-    assert torch.equal(chances(again), chances(circle))
+    for model in (circle, line):
+        folder = tmp_path / f"saved-{model.planes}"
+        model.save(folder)
+        again = PreferenceModel.load(folder, dtype="float32")
+        assert again.planes == model.planes
+        assert torch.equal(chances(again), chances(model))
+        with pytest.raises(CheckpointError, match=f"holds a model of {model.planes} planes, and 3 were expected"):
+            PreferenceModel.load(folder, dtype="float32", planes=3)
 
 
 def test_swapping_the_outputs_turns_the_sign(tiny_model):

@@ -154,6 +154,7 @@ SECTIONS = (
     "superhf",
     "quark",
     "online_dpo",
+    "brain",
 )
 
 

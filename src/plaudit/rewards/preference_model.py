@@ -54,30 +54,32 @@ class PreferenceModel:
         self._embedder = embedder
 
     @classmethod
-    def load(cls, source: str | Path, *, planes: int = 2, **options: Any) -> PreferenceModel:
+    def load(cls, source: str | Path, *, planes: int | None = None, **options: Any) -> PreferenceModel:
         """A fresh one on a trunk of its own, or, where `source` is a folder that `save` wrote, that one.
 
         Args:
             source: as for `RewardModel.load`.
-            planes: of the skew-symmetric form; 0 is Bradley and Terry's model. A saved model brings its own.
+            planes: of the skew-symmetric form, 2 by default; 0 is Bradley and Terry's model. A saved model brings its own, and a
+                reward model has none.
             options: as for `RewardModel.load`.
 
         Raises:
             ConfigError: a number of planes below 0.
-            CheckpointError: the folder holds a reward model without planes, or is damaged.
+            CheckpointError: the folder holds a model with another number of planes than was asked for, or is damaged.
         """
-        if planes < 0:
+        if planes is not None and planes < 0:
             raise ConfigError(f"planes: expected a whole number >= 0, got {planes}")
         saved = (Path(source).expanduser() / "reward.json").is_file()
-        embedder = RewardModel.load(source, dimensions=1 + 2 * planes, **options)
+        embedder = RewardModel.load(source, dimensions=1 + 2 * (2 if planes is None else planes), **options)
+        model = cls(embedder)
         if not saved:
             # both factors of the form are learned, and near 0 neither has a slope: they start larger than a reward does
             head: Any = embedder.scorer.head
             with torch.no_grad():
                 head.weight[1:] *= _LARGER
-        elif planes and embedder.dimensions == 1:
-            raise CheckpointError(f"{source} holds a reward model, and a preference model with planes was expected.")
-        return cls(embedder)
+        elif planes not in (None, model.planes):
+            raise CheckpointError(f"{source} holds a model of {model.planes} planes, and {planes} were expected.")
+        return model
 
     @property
     def scorer(self) -> nn.Module:

@@ -149,7 +149,8 @@ def test_k3_is_never_negative_and_k2_near_the_reference(log_ratio):
     k3 = kl_k3(policy, torch.zeros_like(policy), ONE).item()
     assert k3 >= 0
     bounded = max(log_ratio, -20)
-    assert k3 == pytest.approx(math.expm1(-bounded) + bounded, rel=1e-12, abs=1e-300)
+    # two libraries' expm1 may differ in the last digit, and near 0 that is all that the difference leaves
+    assert k3 == pytest.approx(math.expm1(-bounded) + bounded, rel=1e-12, abs=4e-16 * abs(log_ratio))
 
 
 @pytest.mark.parametrize("log_ratio", [1e-6, -1e-9, 1e-12])
