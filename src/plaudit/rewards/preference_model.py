@@ -59,8 +59,7 @@ class PreferenceModel:
 
         Args:
             source: as for `RewardModel.load`.
-            planes: of the skew-symmetric form, 2 by default; 0 is Bradley and Terry's model. A saved model brings its own, and a
-                reward model has none.
+            planes: of the skew-symmetric form, 2 by default; 0 is Bradley and Terry's model. A saved model brings its own.
             options: as for `RewardModel.load`.
 
         Raises:
