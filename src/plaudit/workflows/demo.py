@@ -123,7 +123,7 @@ def align_settings(config: DemoConfig) -> AlignConfig:
         max_context_tokens=128,
         max_output_tokens=128,
         lora=LoRA(rank=16, alpha=32.0),
-        training=replace(training, learning_rate=3e-4, epochs=2.0, max_steps=28),
+        training=replace(training, learning_rate=3e-4, epochs=2.0, max_steps=20),
         judge_training=replace(training, learning_rate=3e-4, max_steps=12),
         dpo=DPOConfig(beta=1.0),
         evaluation=replace(SAMPLING, contexts=config.held_out_contexts),
