@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from statistics import fmean
+
 import pytest
 import torch
 
@@ -13,7 +16,8 @@ from plaudit.methods.nash_md import NashMD, NashMDConfig
 from plaudit.methods.nash_mp import NashMPConfig, nash_mp
 from plaudit.methods.online_ipo import OnlineIPOConfig, online_ipo
 from plaudit.methods.sppo import SPPOConfig, sppo
-from plaudit.policies import CausalLM, LoRA, Reference
+from plaudit.policies import CausalLM, LoRA, Reference, Sampling
+from plaudit.policies.mixtures import GeometricMixture
 from plaudit.policies.snapshots import weights_of
 from plaudit.training import RunFolder, Step, TrainingConfig, train
 
@@ -47,6 +51,78 @@ def made(name, model):
 
 
 TRAINING = TrainingConfig(learning_rate=1e-2, checkpoint_every=1, seed=3)
+
+
+class LowTokens:
+    """An oracle of token ids: who has the larger share of tokens below 130 wins."""
+
+    def prefer(self, contexts, a, b):
+        ahead = [share_of_low(x.content.ids) - share_of_low(y.content.ids) for x, y in zip(a, b, strict=True)]
+        return [0.5 + 0.5 * ((gap > 0) - (gap < 0)) for gap in ahead]
+
+
+def share_of_low(ids):
+    return sum(token < 130 for token in ids) / max(1, len(ids))
+
+
+PLENTY = {"contexts_per_rollout": 4, "max_new_tokens": 4, "rollout_batch_size": 64}
+LEARNING = {
+    "inpo": lambda *parts: inpo(*parts, INPOConfig(**PLENTY, outputs_per_context=8, updates_per_rollout=1)),
+    "sppo": lambda *parts: sppo(*parts, SPPOConfig(**PLENTY, outputs_per_context=8, updates_per_rollout=1)),
+    "online-ipo": lambda *parts: online_ipo(*parts, OnlineIPOConfig(**PLENTY)),
+    "nash-md": lambda *parts: NashMD(*parts, NashMDConfig(**PLENTY, outputs_per_context=8)),
+    "nash-ema": lambda *parts: NashMD(*parts, NashMDConfig(**PLENTY, outputs_per_context=8, opponent="average")),
+    "nash-mp": lambda *parts: nash_mp(*parts, NashMPConfig(**PLENTY, outputs_per_context=8)),
+    "egpo": lambda *parts: egpo(*parts, EGPOConfig(**PLENTY)),
+}
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_what_the_oracle_prefers_becomes_more_frequent(tiny_model, tmp_path, name):
+    """Pairs of two samples tell less than eight, and take more steps: over 5 s, since each step samples."""
+    policy = CausalLM.load(tiny_model, lora=LoRA(rank=4), dtype="float32")
+    game = LEARNING[name](policy, Reference(policy), LowTokens(), CONTEXTS)
+
+    def share():
+        sampling = Sampling(max_new_tokens=4)
+        answers = policy.sample(
+            CONTEXTS, 100, generator=torch.Generator().manual_seed(0), sampling=sampling, batch_size=400
+        )
+        return fmean(share_of_low(sample.token_ids) for group in answers for sample in group)
+
+    before = share()
+    train(
+        game,
+        RunFolder.create(tmp_path / "run", {}),
+        replace(TRAINING, checkpoint_every=0),
+        steps=120 if game.config.outputs_per_context == 2 else 36,
+    )
+    assert share() > before + 0.1
+
+
+def test_the_mixture_goes_from_the_policy_to_its_reference(tiny_model):
+    policy = CausalLM.load(tiny_model, lora=LoRA(rank=4), dtype="float32")
+    with torch.no_grad():
+        for key, weight in policy.scorer.named_parameters():
+            if "lora_B" in key:
+                weight.fill_(0.3)
+
+    def samples(*processors):
+        sampling = Sampling(max_new_tokens=6)
+        found = policy.sample(
+            CONTEXTS, 6, generator=torch.Generator().manual_seed(1), sampling=sampling, processors=processors
+        )
+        return [sample.token_ids for group in found for sample in group]
+
+    own, halfway, frozen = samples(), samples(GeometricMixture(policy, 0.5)), samples(GeometricMixture(policy, 1.0))
+    with policy.without_adapters():
+        reference = samples()
+    assert samples(GeometricMixture(policy, 0.0)) == own != reference
+    assert frozen == reference
+    assert halfway not in (own, reference)
+    for share in (-0.1, 1.1):
+        with pytest.raises(ConfigError, match="share"):
+            GeometricMixture(policy, share)
 
 
 @pytest.mark.parametrize("name", MAKE)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import torch
+
 from plaudit.methods import GRPOConfig
-from plaudit.policies import LoRA
+from plaudit.policies import CausalLM, LogProb, LoRA, Reference, Sequence
+from plaudit.sharing import own_part
 from plaudit.training import TrainingConfig
 from plaudit.workflows import AlignConfig, AlignResult, EvaluationConfig, align
 
@@ -42,9 +45,32 @@ def learned(method: str, model: Path, feedback: Path, run: Path) -> AlignResult:
     return align(config_of(method, model, feedback, run))
 
 
+class Counting(Reference):
+    """Counts what is computed here."""
+
+    computed = 0
+
+    def _compute(self, sequences: list[Sequence]) -> LogProb:
+        self.computed += len(sequences)
+        return super()._compute(sequences)
+
+
+def expect_shared_reference(model: Path) -> None:
+    """Each process computes its part and gets the others'."""
+    policy = CausalLM.load(model, lora=LoRA(rank=2), dtype="float32")
+    reference = Counting(policy)
+    sequences = [Sequence((5, 6), (token, token + 1), (True, True)) for token in range(10, 15)]
+    reference.prepare_together(sequences)
+    assert reference.computed == len(own_part(5)) < 5
+    found = reference.log_prob_of(sequences)
+    assert reference.computed == len(own_part(5))
+    torch.testing.assert_close(found.per_step, Reference(policy).log_prob_of(sequences).per_step)
+
+
 if __name__ == "__main__":
     folder, model, feedback = map(Path, sys.argv[1:])
     for name in ("dpo", "grpo"):
         result = learned(name, model, feedback, folder / name)
         assert result.comparison is not None
         assert result.page.parent == folder / name
+    expect_shared_reference(model)

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from plaudit.feedback.records import Context
+from plaudit.methods.encoding import padded
 from plaudit.methods.entry import ANSWERS, Axes, Entry
-from plaudit.methods.lipo import padded
 from plaudit.methods.on_policy import Asker
 from plaudit.methods.recipe import Experience, Groups, OnPolicyConfig, Signalling, Signals
 from plaudit.objectives.preferences import brain, brain_without_baseline, effective_sample_size

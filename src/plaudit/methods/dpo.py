@@ -33,7 +33,7 @@ class DPOConfig:
         check(self, "label_smoothing", 0 <= self.label_smoothing < 0.5, "a share in [0, 0.5)")
 
 
-class DPO(Pairwise):
+class DPO(Pairwise[CausalLM]):
     """DPO on pairs of outputs."""
 
     name = "dpo"

@@ -8,6 +8,10 @@ from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 from statistics import fmean
 
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
 from plaudit.errors import ConfigError
 from plaudit.feedback.examples import Demonstrated, Labelled, Pair, RankedList
 from plaudit.policies.encoding import Encoder, Sequence
@@ -131,3 +135,10 @@ def _single(example: Demonstrated | Labelled, encoder: Encoder, dropped: Counter
     if encoder.truncated > before:
         dropped["(kept, but truncated)"] += 1
     return sequence
+
+
+def padded(values: Float[Tensor, " N"], lengths: Rows[int]) -> tuple[Float[Tensor, "B K"], Bool[Tensor, "B K"]]:
+    """Values of lists one after another as rows with zeros at their ends, and where the values are."""
+    rows = torch.nn.utils.rnn.pad_sequence(list(torch.split(values, list(lengths))), batch_first=True)
+    places = torch.arange(rows.shape[1], device=values.device)
+    return rows, places < torch.tensor(list(lengths), device=values.device)[:, None]

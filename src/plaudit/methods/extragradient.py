@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from plaudit.feedback.records import Context, Output
-from plaudit.methods.games import Game, GameConfig, Opposed, Played, Rules, sampler, summed_log_probs
+from plaudit.methods.games import Game, GameConfig, Opposed, Played, Rules, sampler
 from plaudit.policies import CausalLM, Reference
 from plaudit.policies.snapshots import Weights, as_text, being, from_text, put, weights_of
 from plaudit.rewards.contests import PreferenceOracle
@@ -106,5 +106,5 @@ class Extragradient(Game):
         """The log-probabilities under the centre, which the samples of a later step of the half were not drawn from."""
         flat = [sequence for group in played for sequence in group.sequences]
         with being(self.trainable, self._centre):
-            values = iter(summed_log_probs(self.trainable, flat, batch_size=self._reference.batch_size))
+            values = iter(self.trainable.sums_of_log_prob(flat, batch_size=self._reference.batch_size).tolist())
         return [replace(group, old=tuple(next(values) for _ in group.sequences)) for group in played]

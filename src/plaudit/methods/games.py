@@ -18,11 +18,10 @@ from torch import Tensor
 
 from plaudit.errors import ConfigError
 from plaudit.feedback.records import Context, Output
+from plaudit.methods.encoding import padded
 from plaudit.methods.on_policy import Asker
 from plaudit.methods.recipe import Experience, Groups, OnPolicyConfig, Signalling, Signals
 from plaudit.policies import CausalLM, LogitsProcessor, Reference, Sequence
-from plaudit.policies.base import by_context
-from plaudit.profiling import phase
 from plaudit.rewards.base import RewardSource
 from plaudit.rewards.contests import GroupContest, OpponentContest, PreferenceOracle, Tournament
 from plaudit.sampling.rollouts import Gathered, by_reward
@@ -239,17 +238,11 @@ class Game:
     def _board(self, examples: Rows[Played]) -> Board:
         flat = [sequence for played in examples for sequence in played.sequences]
         sizes = [len(played.sequences) for played in examples]
-        log_prob = self.trainable.log_prob_of(flat).sum()
-        reference = self._reference.log_prob_of(flat).sum()
-        most, device = max(sizes), log_prob.device
-        mask = torch.arange(most, device=device)[None] < torch.tensor(sizes, device=device)[:, None]
-
-        def filled(values: Tensor) -> Tensor:
-            return values.new_zeros(mask.shape).masked_scatter(mask, values)
-
-        old = log_prob.new_tensor([value for played in examples for value in played.old])
-        wins = log_prob.new_tensor([value for played in examples for value in played.win_rate])
-        return Board(filled(log_prob), filled(reference), filled(old), filled(wins), mask)
+        log_prob, mask = padded(self.trainable.log_prob_of(flat).sum(), sizes)
+        reference, _ = padded(self._reference.log_prob_of(flat).sum(), sizes)
+        old, _ = padded(log_prob.new_tensor([value for played in examples for value in played.old]), sizes)
+        wins, _ = padded(log_prob.new_tensor([value for played in examples for value in played.win_rate]), sizes)
+        return Board(log_prob, reference, old, wins, mask)
 
 
 def sampler(
@@ -265,18 +258,6 @@ def sampler(
         return [[policy.output(sample, config.sampling) for sample in group] for group in groups]
 
     return outputs
-
-
-@torch.no_grad()
-def summed_log_probs(policy: CausalLM, sequences: Rows[Sequence], *, batch_size: int) -> list[float]:
-    """``log π`` of each output under the policy as it is."""
-    values = [0.0] * len(sequences)
-    for indices in by_context([sequence.context for sequence in sequences], batch_size):
-        with phase("forward"):
-            found = policy.log_prob_of([sequences[index] for index in indices]).sum().tolist()
-        for index, value in zip(indices, found, strict=True):
-            values[index] = value
-    return values
 
 
 def pair(values: Float[Tensor, "B K"]) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:

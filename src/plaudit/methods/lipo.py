@@ -15,7 +15,7 @@ from torch import Tensor
 from plaudit.errors import ConfigError, RewardError
 from plaudit.feedback.examples import RankedList
 from plaudit.feedback.records import Context, Output
-from plaudit.methods.encoding import EncodedList
+from plaudit.methods.encoding import EncodedList, padded
 from plaudit.methods.entry import Axes, Entry
 from plaudit.objectives.preferences import (
     lipo_lambda,
@@ -119,13 +119,6 @@ class LiPO(Stateless):
 def in_lists(lists: Rows[EncodedList]) -> list[Sequence]:
     """The outputs of all lists, those of one list side by side."""
     return [output for ranked in lists for output in ranked.outputs]
-
-
-def padded(values: Float[Tensor, " N"], lengths: Rows[int]) -> tuple[Float[Tensor, "B K"], Bool[Tensor, "B K"]]:
-    """Values of lists one after another as rows with zeros at their ends, and where the values are."""
-    rows = torch.nn.utils.rnn.pad_sequence(list(torch.split(values, list(lengths))), batch_first=True)
-    places = torch.arange(rows.shape[1], device=values.device)
-    return rows, places < torch.tensor(list(lengths), device=values.device)[:, None]
 
 
 def order_share(

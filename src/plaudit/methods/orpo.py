@@ -30,7 +30,7 @@ class ORPOConfig:
         check(self, "odds_weight", 0 <= self.odds_weight < float("inf"), "a number >= 0")
 
 
-class ORPO(Pairwise):
+class ORPO(Pairwise[CausalLM]):
     """ORPO on pairs of outputs."""
 
     name = "orpo"

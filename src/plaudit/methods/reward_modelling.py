@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 
-import torch
-
 from plaudit.methods.encoding import EncodedPair
 from plaudit.methods.entry import PAIRS, Axes, Entry
-from plaudit.objectives.reward_models import bradley_terry, rao_kupper
-from plaudit.policies import Sequence
+from plaudit.methods.pairwise import Pairwise, comparison_loss, sides
 from plaudit.rewards import RewardModel
-from plaudit.training import ExampleLoss, Stateless, Step
+from plaudit.training import ExampleLoss
 from plaudit.training.config import check
-from plaudit.training.randomness import batch_indices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,48 +30,22 @@ class RewardConfig:
         check(self, "tie_width", self.tie_width > 0, "a number > 0")
 
 
-class RewardModelling(Stateless):
+class RewardModelling(Pairwise[RewardModel]):
     """A reward model learns which of two outputs was preferred."""
 
     name = "reward"
 
     def __init__(self, reward_model: RewardModel, pairs: Rows[EncodedPair], config: RewardConfig) -> None:
-        self.trainable = reward_model
-        self.pairs = pairs
+        super().__init__(reward_model, pairs)
         self.config = config
         self.ties = any(pair.tie for pair in pairs)
 
-    def collect(self, step: Step) -> list[EncodedPair]:
-        """The step's pairs."""
-        return [
-            self.pairs[index] for index in batch_indices(len(self.pairs), step.batch_size, step.index, seed=step.seed)
-        ]
-
-    def sequences(self, example: EncodedPair) -> tuple[Sequence, Sequence]:
-        """Both outputs of a pair."""
-        return example.chosen, example.rejected
-
     def loss(self, examples: Rows[EncodedPair]) -> ExampleLoss:
         """Loss of each pair; both outputs go through the model side by side."""
-        sequences = [pair.chosen for pair in examples] + [pair.rejected for pair in examples]
-        chosen, rejected = self.trainable.raw(sequences).chunk(2)
-        tie = torch.tensor([pair.tie for pair in examples], device=chosen.device)
-        margin = self.config.margin_weight * torch.tensor(
-            [pair.margin or 0.0 for pair in examples], device=chosen.device
-        )
-        if self.ties:
-            value = rao_kupper(chosen, rejected, tie, tie_width=self.config.tie_width, margin=margin)
-            weight = torch.ones_like(value)
-        else:  # trained without ties, it gives them no probability: held-out ones do not count
-            value = bradley_terry(chosen, rejected, margin=margin)
-            weight = (~tie).to(value)
-        difference = chosen - rejected
-        right = (difference > 0).float() + 0.5 * (difference == 0).float()
-        metrics = {
-            "accuracy": torch.where(tie, torch.nan, right),
-            "reward_margin": torch.where(tie, torch.nan, difference),
-        }
-        return ExampleLoss(value, weight, metrics, tokens=sum(map(len, sequences)))
+        chosen, rejected = self.trainable.raw(sides(examples)).chunk(2)
+        margin = self.config.margin_weight * chosen.new_tensor([pair.margin or 0.0 for pair in examples])
+        width = self.config.tie_width if self.ties else None
+        return comparison_loss(chosen - rejected, examples, tie_width=width, margin=margin, gap_name="reward_margin")
 
 
 ENTRIES = (

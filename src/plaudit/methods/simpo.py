@@ -33,7 +33,7 @@ class SimPOConfig:
         check(self, "margin", 0 <= self.margin < float("inf"), "a number >= 0")
 
 
-class SimPO(Pairwise):
+class SimPO(Pairwise[CausalLM]):
     """SimPO on pairs of outputs."""
 
     name = "simpo"

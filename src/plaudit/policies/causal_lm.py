@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from plaudit.errors import PolicyError
 from plaudit.feedback.records import Context, Output, Producer, Tokens
 from plaudit.policies.adapters import keeping_trained
-from plaudit.policies.base import LogProb, Sample, Sampling
+from plaudit.policies.base import LogProb, Sample, Sampling, by_context
 from plaudit.policies.decoding import decode
 from plaudit.policies.encoding import Encoder, Sequence
 from plaudit.policies.limits import expect_positions
@@ -143,6 +143,14 @@ class CausalLM:
         # without a gradient there is nothing to synchronise, and a process whose reference is cached asks less often
         scorer = self.scorer if torch.is_grad_enabled() else unwrapped(self.scorer)
         return padded_log_prob(scorer(batch, entropy=entropy), batch, entropy=entropy)
+
+    @torch.no_grad()
+    def sums_of_log_prob(self, sequences: Rows[Sequence], *, batch_size: int = 16) -> Float[Tensor, " N"]:
+        """log π of each output, summed over its tokens, on the CPU: in portions, and without a gradient."""
+        values = torch.empty(len(sequences))
+        for indices in by_context([sequence.context for sequence in sequences], batch_size):
+            values[indices] = self.log_prob_of([sequences[index] for index in indices]).sum().cpu()
+        return values
 
     def divergence_of(self, sequences: Rows[Sequence]) -> LogProb:
         """The same with the exact divergence of the frozen weights below the adapters from the policy at each step.

@@ -77,22 +77,12 @@ class RewardScorer(nn.Module):
         with autocast(self.compute_dtype, batch.input_ids.device):
             hidden = decoder_of(causal_lm_of(self.model))(**batch.inputs).last_hidden_state
         rewards: Tensor = self.head(batch.final(hidden).float())
-        if self.head.out_features > 1:
-            return rewards if self.pooling == "last" else self._mean(batch, hidden, rewards)
-        rewards = rewards.squeeze(-1)
-        if self.pooling == "last":
-            return rewards
-        before = self.head(batch.predicting(hidden).float()).squeeze(-1)  # the head is linear: pooled after it
-        sums = before.new_zeros(batch.mask.shape).masked_scatter(batch.mask, before).sum(-1)
-        mean: Tensor = (sums + rewards) / (batch.mask.sum(-1) + 1)
-        return mean
-
-    def _mean(self, batch: Batch, hidden: Tensor, final: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
-        before = self.head(batch.predicting(hidden).float())
-        places = before.new_zeros(*batch.mask.shape, before.shape[-1])
-        sums = places.masked_scatter(batch.mask[..., None], before).sum(1)
-        mean: Tensor = (sums + final) / (batch.mask.sum(-1, keepdim=True) + 1)
-        return mean
+        if self.pooling == "mean":
+            before = self.head(batch.predicting(hidden).float())  # the head is linear: pooled after it
+            places = before.new_zeros(*batch.mask.shape, before.shape[-1])
+            sums = places.masked_scatter(batch.mask[..., None], before).sum(1)
+            rewards = (sums + rewards) / (batch.mask.sum(-1, keepdim=True) + 1)
+        return rewards.squeeze(-1) if self.head.out_features == 1 else rewards
 
 
 class RewardModel:

@@ -9,7 +9,6 @@ import torch
 from plaudit.feedback.records import Context, Output, Text
 from plaudit.policies import CausalLM, Reference, Sample
 from plaudit.policies import Sequence as TokenSequence
-from plaudit.policies.base import by_context
 from plaudit.profiling import phase
 from plaudit.rewards import RewardModel
 from plaudit.training.randomness import numpy_generator
@@ -73,18 +72,9 @@ def log_ratios_to_start(
     else:
         untrained = CausalLM.load(config.model, **config.loading)
         with phase("reference"):
-            start = sums_of_log_prob(untrained, sequences)
+            start = untrained.sums_of_log_prob(sequences)
     with phase("forward"):
-        return (sums_of_log_prob(policy, sequences) - start).tolist()
-
-
-@torch.no_grad()
-def sums_of_log_prob(policy: CausalLM, sequences: Sequence[TokenSequence], *, batch_size: int = 16) -> torch.Tensor:
-    """log π of each output, summed over its tokens, in portions and without a gradient."""
-    values = torch.empty(len(sequences))
-    for indices in by_context([sequence.context for sequence in sequences], batch_size):
-        values[indices] = policy.log_prob_of([sequences[index] for index in indices]).sum().cpu()
-    return values
+        return (policy.sums_of_log_prob(sequences) - start).tolist()
 
 
 def _as_sequence(policy: CausalLM, context: Context, sample: Sample) -> TokenSequence:

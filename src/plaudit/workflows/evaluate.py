@@ -17,7 +17,7 @@ from plaudit.rewards import RewardModel
 from plaudit.sharing import expect_alone
 from plaudit.training import RunFolder
 from plaudit.workflows.answers import distinct_contexts, kept_answers
-from plaudit.workflows.comparing import measure_answers, sums_of_log_prob
+from plaudit.workflows.comparing import measure_answers
 from plaudit.workflows.config import EvaluateConfig, to_mapping
 from plaudit.workflows.feedback_data import new_run_folder, open_feedback, split_view, summarise
 from plaudit.workflows.judging import expect_askable, judge_endpoint, kept_judgements
@@ -68,7 +68,7 @@ def evaluate(config: EvaluateConfig) -> RunFolder:
     comparable = baseline.encoder.fingerprint == policy.encoder.fingerprint
 
     def log_ratios(sequences: list[TokenSequence]) -> list[float]:
-        ratio = sums_of_log_prob(policy, sequences) - sums_of_log_prob(baseline, sequences)
+        ratio = policy.sums_of_log_prob(sequences) - baseline.sums_of_log_prob(sequences)
         return ratio.tolist()
 
     comparison = measure_answers(
